@@ -1,0 +1,1 @@
+"""placecell: know where a camera was, from one picture."""

@@ -1,0 +1,40 @@
+"""What placecell raises on purpose: one line saying what is wrong, where, and what to do.
+
+PlacecellError
+├── SceneError      a scene cannot be read, made or used for this
+├── MapError        a map cannot be read, built or used for this
+├── FormatError     a file does not hold what its format says
+├── ImageError      a picture or a video cannot be decoded
+└── MissingExtra    an optional package is not installed
+
+The command line prints the text of these and exits with 1. Anything else is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PlacecellError(Exception):
+    """An error whose text is meant for the user: what, where, remedy."""
+
+
+class SceneError(PlacecellError):
+    """A scene cannot be read, made, or used for what was asked."""
+
+
+class MapError(PlacecellError):
+    """A map cannot be read, built, or used for what was asked."""
+
+
+class FormatError(PlacecellError):
+    """A file does not hold what its format says."""
+
+
+class ImageError(PlacecellError):
+    """A picture or a video cannot be decoded."""
+
+
+class MissingExtra(PlacecellError):
+    """An optional package is missing; the text names the extra to install."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'placecell[{extra}]'")

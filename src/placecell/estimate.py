@@ -1,0 +1,137 @@
+"""A question and its answer: `Query`, `Estimate`, and predictions.jsonl (docs/formats.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placecell.camera import Camera
+from placecell.errors import FormatError
+from placecell.pose import Array, Pose
+from placecell.scene import pose_from_json, pose_to_json
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A picture to place."""
+
+    name: str
+    image: NDArray[np.uint8] = field(repr=False)
+    """(H, W, 3) RGB uint8, upright."""
+    camera: Camera
+    """Intrinsics at the size of the image."""
+    depth_m: NDArray[np.float32] | None = field(default=None, repr=False)
+    """(H, W) metres along z in the colour camera, NaN where unknown."""
+    time_s: float | None = None
+
+    @property
+    def defect(self) -> str | None:
+        """Why this picture cannot be placed by anything, or None."""
+        image = self.image
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            return f"image is {image.dtype} {image.shape}, not uint8 (H, W, 3)"
+        if (self.camera.width, self.camera.height) != (image.shape[1], image.shape[0]):
+            return (
+                f"camera is for {self.camera.width}x{self.camera.height} px, "
+                f"the image has {image.shape[1]}x{image.shape[0]}; use camera.resized"
+            )
+        if min(image.shape[:2]) < 32:
+            return f"image of {image.shape[1]}x{image.shape[0]} px is too small to place"
+        if int(image.max()) - int(image.min()) < 8:
+            return "image is blank"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Where a picture was taken, and how sure that is; or why there is no answer."""
+
+    name: str
+    world_from_cam: Pose | None
+    covariance: Array | None = None
+    """(6, 6), right perturbation of `world_from_cam` in camera axes, (rx ry rz tx ty tz), rad and scene unit."""
+    confidence: float | None = None
+    """Probability that the error is below the threshold named in map.json; None when not calibrated."""
+    inliers: int | None = None
+    reason: str | None = None
+    """Why there is no pose; None when there is one."""
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.world_from_cam is None) == (self.reason is None):
+            raise ValueError("an estimate has either a pose or a reason")
+
+    @classmethod
+    def refusal(cls, name: str, reason: str, seconds: float | None = None) -> Estimate:
+        """The answer of a picture that could not be placed."""
+        return cls(name, None, reason=reason, seconds=seconds)
+
+
+def estimate_to_json(estimate: Estimate) -> dict[str, Any]:
+    """One line of predictions.jsonl; the covariance as its 21 upper-triangle values, row by row."""
+    row: dict[str, Any] = {"name": estimate.name, **pose_to_json(estimate.world_from_cam)}
+    if estimate.covariance is not None:
+        row["covariance"] = estimate.covariance[np.triu_indices(6)].tolist()
+    for key in ("confidence", "inliers", "reason", "seconds"):
+        value = getattr(estimate, key)
+        if value is not None:
+            row[key] = value
+    return row
+
+
+def estimate_from_json(row: dict[str, Any]) -> Estimate:
+    """Inverse of `estimate_to_json`."""
+    covariance = None
+    if row.get("covariance") is not None:
+        covariance = np.zeros((6, 6))
+        covariance[np.triu_indices(6)] = row["covariance"]
+        covariance = covariance + np.triu(covariance, 1).T
+    return Estimate(
+        name=row["name"],
+        world_from_cam=pose_from_json(row),
+        covariance=covariance,
+        confidence=row.get("confidence"),
+        inliers=row.get("inliers"),
+        reason=row.get("reason"),
+        seconds=row.get("seconds"),
+    )
+
+
+def dump_predictions(estimates: Iterable[Estimate]) -> str:
+    """The text of predictions.jsonl."""
+    return "".join(json.dumps(estimate_to_json(estimate), ensure_ascii=False) + "\n" for estimate in estimates)
+
+
+def read_predictions(path: Path, *, allow_partial_last: bool = False) -> list[Estimate]:
+    """Read predictions.jsonl.
+
+    Args:
+        allow_partial_last: drop an unfinished last line, as an interrupted run leaves it.
+
+    Raises:
+        FormatError: a line is damaged (the text names it), a name comes twice, or the file is missing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: not readable ({error})") from error
+    if allow_partial_last:
+        lines = lines[:-1]
+    estimates: dict[str, Estimate] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            estimate = estimate_from_json(json.loads(line))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}:{number}: not a prediction ({error}); run localize again") from error
+        if estimate.name in estimates:
+            raise FormatError(f"{path}:{number}: {estimate.name} is answered twice; run localize again")
+        estimates[estimate.name] = estimate
+    return list(estimates.values())

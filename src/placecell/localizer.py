@@ -1,0 +1,177 @@
+"""The two protocols that every family meets the others in, and the map folder (docs/formats.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from placecell import atomic
+from placecell.errors import FormatError, MapError
+from placecell.estimate import Estimate, Query
+from placecell.log import Log
+from placecell.scene import Scene, read_json
+
+FORMAT = 1
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@runtime_checkable
+class Localizer(Protocol):
+    """A map that answers: pictures in, poses or reasons out."""
+
+    def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+        """One estimate a query, same order; a picture that cannot be placed is an Estimate with a reason."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the map folder, whole or not at all."""
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """Read a map folder."""
+        ...
+
+
+class Family(Protocol):
+    """A way to build maps: a frozen dataclass of hyper-parameters, all with defaults."""
+
+    name: ClassVar[str]
+
+    def build(self, scene: Scene, *, device: str, seed: int, log: Log) -> Localizer:
+        """Build a map from the training frames of a scene."""
+        ...
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What map.json says of a map besides its tensors."""
+
+    family: str
+    config: dict[str, Any]
+    """Every hyper-parameter of the family."""
+    scene: str
+    scene_fingerprint: str
+    labels: str
+    metric: bool
+    seed: int
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What the family alone needs to load: cameras, preprocessing."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, family: Family, scene: Scene, seed: int, **extra: Any) -> MapInfo:
+        """The description of a map built by `family` from `scene` now."""
+        return cls(
+            family=family.name,
+            config=config_to_json(family),
+            scene=scene.name,
+            scene_fingerprint=scene.fingerprint,
+            labels=scene.labels,
+            metric=scene.metric,
+            seed=seed,
+            extra=extra,
+            versions=versions(),
+        )
+
+
+def save_map(folder: Path, info: MapInfo, tensors: Tensors, *, overwrite: bool = False) -> None:
+    """Write map.json and weights.safetensors, whole or not at all.
+
+    Raises:
+        PlacecellError: the folder exists, or cannot be written.
+    """
+    with atomic.new_folder(folder, replace=overwrite) as aside:
+        save_file(
+            {key: np.ascontiguousarray(value) for key, value in tensors.items()},
+            aside / "weights.safetensors",
+        )
+        text = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, ensure_ascii=False)
+        (aside / "map.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_info(folder: Path) -> MapInfo:
+    """Read map.json.
+
+    Raises:
+        MapError: not a map folder.
+        FormatError: map.json is damaged or of another version.
+    """
+    path = folder / "map.json"
+    if not path.is_file():
+        raise MapError(f"{folder} is not a map (no map.json); make one with: placecell build SCENE {folder} structure")
+    row = read_json(path)
+    if row.pop("format", None) != FORMAT:
+        raise FormatError(f"{path}: not of format {FORMAT}; build the map again with this version")
+    known = {item.name for item in fields(MapInfo)}
+    if set(row) != known:
+        raise FormatError(f"{path}: has keys {sorted(row)}, expected {sorted(known)}; build the map again")
+    return MapInfo(**row)
+
+
+def load_map_tensors(folder: Path) -> dict[str, NDArray[Any]]:
+    """Read weights.safetensors.
+
+    Raises:
+        FormatError: the file is missing or damaged.
+    """
+    path = folder / "weights.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{path}: missing or damaged ({error}); build the map again") from error
+
+
+def map_fingerprint(folder: Path) -> str:
+    """16 hex digits of the map's files."""
+    digest = hashlib.sha256()
+    for name in ("map.json", "weights.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def map_bytes(folder: Path) -> int:
+    """Size of the map on disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+C = TypeVar("C")
+
+
+def config_to_json(family: Family) -> dict[str, Any]:
+    """The hyper-parameters of a family as JSON values."""
+    return {item.name: getattr(family, item.name) for item in fields(family)}  # type: ignore[arg-type]
+
+
+def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:
+    """A family of `kind` with the hyper-parameters of map.json.
+
+    Raises:
+        FormatError: a parameter is unknown.
+    """
+    unknown = set(values) - {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    if unknown:
+        raise FormatError(f"map.json has unknown settings {sorted(unknown)} for {kind.__name__}; build the map again")
+    frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return kind(**frozen)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes a result."""
+    found = {"python": platform.python_version()}
+    for package in ("placecell", "numpy", "opencv-python-headless", "pycolmap", "poselib", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
