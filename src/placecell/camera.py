@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,6 +27,9 @@ class Camera:
         pinhole: u = fx x + cx, v = fy y + cy.
         opencv:  distortion (k1 k2 p1 p2 [k3 [k4 k5 k6]]), Brown-Conrady with the rational denominator.
         fisheye: distortion (k1 k2 k3 k4), equidistant: θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸), θ = atan r.
+
+    A distortion polynomial holds as far out as it grows. Where it folds back it would put things far outside the view
+    into the image, so points beyond have no pixel here (NaN); OpenCV and COLMAP let them through.
     """
 
     width: int
@@ -51,6 +55,13 @@ class Camera:
                 f"not a camera: {self.width}x{self.height} px, focal lengths {self.fx} {self.fy}; "
                 "sizes and focal lengths must be positive and finite"
             )
+        if self.width != int(self.width) or self.height != int(self.height):
+            raise FormatError(f"not a camera: {self.width}x{self.height} px; sizes are whole pixels")
+        # Plain numbers, so that equal cameras read the same in JSON, whatever a reader made them of.
+        for key in ("width", "height"):
+            object.__setattr__(self, key, int(getattr(self, key)))
+        for key in ("fx", "fy", "cx", "cy"):
+            object.__setattr__(self, key, float(getattr(self, key)))
         object.__setattr__(self, "distortion", tuple(float(v) for v in self.distortion))
 
     @classmethod
@@ -64,10 +75,11 @@ class Camera:
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
     def project(self, points_cam: ArrayLike) -> Array:
-        """Pixels (..., 2) of points (..., 3) in camera axes; NaN where a point is not in front (z <= 0)."""
+        """Pixels (..., 2) of points (..., 3) in camera axes; NaN behind the camera (z <= 0) and beyond the model."""
         points = np.asarray(points_cam, dtype=np.float64)
-        depth = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
-        return self._to_pixels(self._distort(points[..., :2] / depth))
+        with np.errstate(over="ignore", invalid="ignore"):
+            image = points[..., :2] / np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
+            return self._to_pixels(self._distort(np.where(self._holds_at(image), image, np.nan)))
 
     def rays(self, pixels: ArrayLike) -> Array:
         """Directions (..., 3) in camera axes with z = 1 through pixels (..., 2); inverts `project`.
@@ -75,7 +87,9 @@ class Camera:
         NaN where no ray of the model reaches the pixel (a fisheye beyond 90 degrees, say).
         """
         image = (np.asarray(pixels, dtype=np.float64) - (self.cx, self.cy)) / (self.fx, self.fy)
-        undistorted = self._undistort(image)
+        with np.errstate(over="ignore", invalid="ignore"):
+            undistorted = self._undistort(image)
+            undistorted = np.where(self._holds_at(undistorted), undistorted, np.nan)
         return np.concatenate([undistorted, np.ones_like(undistorted[..., :1])], axis=-1)
 
     def undistort(self, pixels: ArrayLike) -> Array:
@@ -117,6 +131,12 @@ class Camera:
     def _to_pixels(self, image: Array) -> Array:
         return image * (self.fx, self.fy) + (self.cx, self.cy)
 
+    def _holds_at(self, image: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """(..., 1) whether the model holds at undistorted (x, y)."""
+        limit = _fold(self.model, self.distortion)
+        holds: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = np.hypot(image[..., :1], image[..., 1:]) < limit
+        return holds
+
     def _distort(self, image: Array) -> Array:
         if self.model == "pinhole":
             return image
@@ -147,6 +167,9 @@ class Camera:
             return image
         if self.model == "fisheye":
             return self._undistort_fisheye(image)
+        return self._undistort_opencv(image)
+
+    def _undistort_opencv(self, image: Array) -> Array:
         # Newton steps on image(x) = target with a numeric 2x2 Jacobian; NaN where they do not settle.
         guess = image.copy()
         step = 1e-6
@@ -180,3 +203,25 @@ class Camera:
         good = (np.abs(self._fisheye_radius(theta) - radius) < 1e-8) & (theta >= 0) & (theta < np.pi / 2 - 1e-4)
         theta = np.where(good, theta, np.nan)
         return np.where(radius > 1e-9, image * np.tan(theta) / np.maximum(radius, 1e-9), image)
+
+
+@lru_cache(maxsize=256)
+def _fold(model: CameraModel, distortion: tuple[float, ...]) -> float:
+    """Radius r up to which the distorted radius grows: the first zero of its slope, or of its denominator."""
+    if not any(distortion):
+        return np.inf
+    if model == "fisheye":
+        slope = np.polynomial.Polynomial([1.0, *(k * (2 * i + 3) for i, k in enumerate(distortion))])  # in θ²
+        theta = np.sqrt(_first_positive_root(slope))
+        return float(np.tan(theta)) if theta < np.pi / 2 else np.inf
+    k1, k2, _, _, k3, k4, k5, k6 = (*distortion, *(0.0,) * (8 - len(distortion)))
+    above, below = np.polynomial.Polynomial([1.0, k1, k2, k3]), np.polynomial.Polynomial([1.0, k4, k5, k6])  # in r²
+    r2 = np.polynomial.Polynomial([0.0, 1.0])
+    slope = above * below + 2 * r2 * (above.deriv() * below - above * below.deriv())  # of r above / below, times below²
+    return float(np.sqrt(min(_first_positive_root(slope), _first_positive_root(below))))
+
+
+def _first_positive_root(polynomial: np.polynomial.Polynomial) -> float:
+    roots = polynomial.trim(1e-15).roots()
+    real = roots.real[(np.abs(roots.imag) <= 1e-9 * np.abs(roots)) & (roots.real > 0)]
+    return float(real.min(initial=np.inf))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from placecell.camera import Camera
 from placecell.errors import FormatError
 from placecell.pose import Array, Pose
-from placecell.scene import pose_from_json, pose_to_json
+from placecell.scene import field_of, pose_from_json, pose_to_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class Query:
             )
         if min(image.shape[:2]) < 32:
             return f"image of {image.shape[1]}x{image.shape[0]} px is too small to place"
+        if self.depth_m is not None and self.depth_m.shape != image.shape[:2]:
+            return f"depth is {self.depth_m.shape}, the image {image.shape[:2]}; align the depth with the colour camera"
         if int(image.max()) - int(image.min()) < 8:
             return "image is blank"
         return None
@@ -66,6 +68,8 @@ class Estimate:
     def __post_init__(self) -> None:
         if (self.world_from_cam is None) == (self.reason is None):
             raise ValueError("an estimate has either a pose or a reason")
+        if self.covariance is not None and not _is_covariance(self.covariance):
+            raise ValueError("a covariance is (6, 6), finite and symmetric")
 
     @classmethod
     def refusal(cls, name: str, reason: str, seconds: float | None = None) -> Estimate:
@@ -78,10 +82,10 @@ def estimate_to_json(estimate: Estimate) -> dict[str, Any]:
     row: dict[str, Any] = {"name": estimate.name, **pose_to_json(estimate.world_from_cam)}
     if estimate.covariance is not None:
         row["covariance"] = estimate.covariance[np.triu_indices(6)].tolist()
-    for key in ("confidence", "inliers", "reason", "seconds"):
+    for key, kind in (("confidence", float), ("inliers", int), ("reason", str), ("seconds", float)):
         value = getattr(estimate, key)
         if value is not None:
-            row[key] = value
+            row[key] = kind(value)  # numpy scalars are not JSON
     return row
 
 
@@ -93,7 +97,7 @@ def estimate_from_json(row: dict[str, Any]) -> Estimate:
         covariance[np.triu_indices(6)] = row["covariance"]
         covariance = covariance + np.triu(covariance, 1).T
     return Estimate(
-        name=row["name"],
+        name=field_of(row, "name", str),
         world_from_cam=pose_from_json(row),
         covariance=covariance,
         confidence=row.get("confidence"),
@@ -101,6 +105,12 @@ def estimate_from_json(row: dict[str, Any]) -> Estimate:
         reason=row.get("reason"),
         seconds=row.get("seconds"),
     )
+
+
+def _is_covariance(matrix: Array) -> bool:
+    if matrix.shape != (6, 6) or not np.isfinite(matrix).all():
+        return False
+    return bool(np.abs(matrix - matrix.T).max() <= 1e-6 * np.abs(matrix).max())
 
 
 def dump_predictions(estimates: Iterable[Estimate]) -> str:
@@ -118,9 +128,9 @@ def read_predictions(path: Path, *, allow_partial_last: bool = False) -> list[Es
         FormatError: a line is damaged (the text names it), a name comes twice, or the file is missing.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path}: not readable ({error})") from error
+        lines = path.read_bytes().split(b"\n")  # decoded line by line: a kill may cut a letter in two
+    except OSError as error:
+        raise FormatError(f"{path}: not readable ({error.strerror}); run localize again") from error
     if allow_partial_last:
         lines = lines[:-1]
     estimates: dict[str, Estimate] = {}
@@ -128,8 +138,8 @@ def read_predictions(path: Path, *, allow_partial_last: bool = False) -> list[Es
         if not line.strip():
             continue
         try:
-            estimate = estimate_from_json(json.loads(line))
-        except (KeyError, TypeError, ValueError) as error:
+            estimate = estimate_from_json(json.loads(line.decode("utf-8")))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}:{number}: not a prediction ({error}); run localize again") from error
         if estimate.name in estimates:
             raise FormatError(f"{path}:{number}: {estimate.name} is answered twice; run localize again")

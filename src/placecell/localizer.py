@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -14,13 +15,13 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from placecell import atomic
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.log import Log
-from placecell.scene import Scene, read_json
+from placecell.scene import Scene, camera_to_json, field_of, read_json
 
 FORMAT = 1
 Tensors = Mapping[str, NDArray[Any]]
@@ -71,7 +72,8 @@ class MapInfo:
 
     @classmethod
     def of(cls, family: Family, scene: Scene, seed: int, **extra: Any) -> MapInfo:
-        """The description of a map built by `family` from `scene` now."""
+        """The description of a map built by `family` from `scene` now; `extra["camera"]` is the commonest camera."""
+        camera, _ = Counter(frame.camera for frame in scene.split("train").frames).most_common(1)[0]
         return cls(
             family=family.name,
             config=config_to_json(family),
@@ -80,7 +82,7 @@ class MapInfo:
             labels=scene.labels,
             metric=scene.metric,
             seed=seed,
-            extra=extra,
+            extra={"camera": camera_to_json(scene.cameras[camera]), **extra},
             versions=versions(),
         )
 
@@ -92,10 +94,9 @@ def save_map(folder: Path, info: MapInfo, tensors: Tensors, *, overwrite: bool =
         PlacecellError: the folder exists, or cannot be written.
     """
     with atomic.new_folder(folder, replace=overwrite) as aside:
-        save_file(
-            {key: np.ascontiguousarray(value) for key, value in tensors.items()},
-            aside / "weights.safetensors",
-        )
+        # Not save_file, whose errors hide a full disk from placecell.atomic.
+        weights = save({key: np.ascontiguousarray(value) for key, value in tensors.items()})
+        (aside / "weights.safetensors").write_bytes(weights)
         text = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, ensure_ascii=False)
         (aside / "map.json").write_text(text + "\n", encoding="utf-8")
 
@@ -116,7 +117,11 @@ def load_info(folder: Path) -> MapInfo:
     known = {item.name for item in fields(MapInfo)}
     if set(row) != known:
         raise FormatError(f"{path}: has keys {sorted(row)}, expected {sorted(known)}; build the map again")
-    return MapInfo(**row)
+    kinds = {"config": dict, "extra": dict, "versions": dict, "metric": bool, "seed": int}
+    try:
+        return MapInfo(**{key: field_of(row, key, kinds.get(key, str)) for key in known})
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}; build the map again") from error
 
 
 def load_map_tensors(folder: Path) -> dict[str, NDArray[Any]]:
@@ -133,10 +138,17 @@ def load_map_tensors(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def map_fingerprint(folder: Path) -> str:
-    """16 hex digits of the map's files."""
+    """16 hex digits of the map's files.
+
+    Raises:
+        MapError: a file of the map is missing.
+    """
     digest = hashlib.sha256()
     for name in ("map.json", "weights.safetensors"):
-        digest.update((folder / name).read_bytes())
+        try:
+            digest.update((folder / name).read_bytes())
+        except OSError as error:
+            raise MapError(f"{folder / name}: {error.strerror}; build the map again") from error
     return digest.hexdigest()[:16]
 
 
@@ -157,13 +169,18 @@ def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:
     """A family of `kind` with the hyper-parameters of map.json.
 
     Raises:
-        FormatError: a parameter is unknown.
+        FormatError: a parameter is unknown, or its value is refused.
     """
     unknown = set(values) - {item.name for item in fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise FormatError(f"map.json has unknown settings {sorted(unknown)} for {kind.__name__}; build the map again")
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return kind(**frozen)
+    try:
+        return kind(**frozen)
+    except (TypeError, ValueError) as error:
+        raise FormatError(
+            f"map.json has settings that {kind.__name__} refuses ({error}); build the map again"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from placecell.errors import FormatError
 
@@ -36,6 +35,8 @@ class PointCloud:
         shapes = (self.points_world.shape, self.rgb.shape, self.seen_frame.shape, self.seen_px.shape)
         if shapes != ((count, 3), (count, 3), (seen,), (seen, 2)):
             raise ValueError(f"points do not fit together: {shapes}")
+        if seen and not (self.seen_point.min() >= 0 and self.seen_point.max() < count and self.seen_frame.min() >= 0):
+            raise ValueError(f"observations name points outside 0..{count - 1}, or frames below 0")
 
     @classmethod
     def bare(cls, points_world: NDArray[np.float64], rgb: NDArray[np.uint8]) -> PointCloud:
@@ -60,18 +61,18 @@ class PointCloud:
 
 
 def write_points(points: PointCloud, folder: Path) -> None:
-    """Write `points.ply` (binary, float32, colours: any viewer opens it) and, with observations, `tracks.safetensors`."""
-    header = (
-        f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n"
-        "property float x\nproperty float y\nproperty float z\n"
-        "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
-    )
+    """Write `points.ply` (binary, float32, colours: any viewer opens it) and, if any, `tracks.safetensors`."""
     rows = np.zeros(len(points), _PLY_TYPE)
     rows["xyz"], rows["rgb"] = points.points_world, points.rgb
-    (folder / "points.ply").write_bytes(header.encode("ascii") + rows.tobytes())
+    (folder / "points.ply").write_bytes(_ply_header(len(points)) + rows.tobytes())
     if len(points.seen_point):
-        tracks = {"point": points.seen_point, "frame": points.seen_frame, "pixel": points.seen_px}
-        save_file(tracks, folder / "tracks.safetensors", metadata={"format": json.dumps(1)})
+        tracks = {
+            "point": np.ascontiguousarray(points.seen_point, np.int32),
+            "frame": np.ascontiguousarray(points.seen_frame, np.int32),
+            "pixel": np.ascontiguousarray(points.seen_px, np.float32),
+        }
+        # Not save_file, whose errors hide a full disk from placecell.atomic.
+        (folder / "tracks.safetensors").write_bytes(save(tracks, metadata={"format": "1"}))
 
 
 def read_points(folder: Path) -> PointCloud | None:
@@ -85,8 +86,7 @@ def read_points(folder: Path) -> PointCloud | None:
         return None
     content = path.read_bytes()
     header, mark, body = content.partition(b"end_header\n")
-    counts = [line.split()[-1] for line in header.splitlines() if line.startswith(b"element vertex")]
-    if not mark or not counts or len(body) != int(counts[0]) * _PLY_TYPE.itemsize:
+    if not mark or header + mark != _ply_header(len(body) // _PLY_TYPE.itemsize) or len(body) % _PLY_TYPE.itemsize:
         raise FormatError(f"{path}: truncated, or not a PLY file of placecell; make the scene again")
     rows = np.frombuffer(body, _PLY_TYPE)
     points_world, rgb = rows["xyz"].astype(np.float64), rows["rgb"].copy()
@@ -98,3 +98,11 @@ def read_points(folder: Path) -> PointCloud | None:
         return PointCloud(points_world, rgb, tracks["point"], tracks["frame"], tracks["pixel"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise FormatError(f"{tracks_path}: damaged ({error}); make the scene again") from error
+
+
+def _ply_header(count: int) -> bytes:
+    return (
+        f"ply\nformat binary_little_endian 1.0\nelement vertex {count}\n"
+        "property float x\nproperty float y\nproperty float z\n"
+        "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
+    ).encode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -58,13 +59,18 @@ class Pose:
 
     @classmethod
     def nearest(cls, matrix: ArrayLike) -> Self:
-        """From a (3, 4) or (4, 4) matrix whose rotation carries rounding noise: the closest rotation (SVD)."""
+        """From a (3, 4) or (4, 4) matrix whose rotation carries rounding noise: the closest rotation (SVD).
+
+        Raises:
+            ValueError: it is not nearly a rotation: mirrored, scaled, or off by more than a tenth.
+        """
         values = np.asarray(matrix, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("a pose has to be finite")
-        u, _, vt = np.linalg.svd(values[:3, :3])
-        u[:, 2] *= np.linalg.det(u @ vt)
-        return cls(u @ vt, values[:3, 3])
+        if values.shape not in ((3, 4), (4, 4)) or not np.isfinite(values).all():
+            raise ValueError(f"a pose matrix is (3, 4) or (4, 4) and finite, not {values.shape} {values.tolist()}")
+        rotation = _closest_rotation(values[:3, :3])
+        if np.linalg.norm(rotation - values[:3, :3], ord=2) > 0.1:
+            raise ValueError(f"not nearly a rotation: {values[:3, :3].tolist()}; is it scaled or mirrored?")
+        return cls(rotation, values[:3, 3])
 
     @classmethod
     def from_quat_wxyz(cls, quat_wxyz: ArrayLike, translation: ArrayLike) -> Self:
@@ -74,7 +80,8 @@ class Pose:
             ValueError: the quaternion is zero or not finite.
         """
         quat = np.asarray(quat_wxyz, dtype=np.float64)
-        norm = float(np.linalg.norm(quat))
+        with np.errstate(over="ignore"):
+            norm = float(np.linalg.norm(quat))
         if quat.shape != (4,) or not np.isfinite(norm) or norm < 1e-12:
             raise ValueError(f"not a rotation quaternion: {quat.tolist()}")
         rotation = Rotation.from_quat(np.roll(quat / norm, -1)).as_matrix()
@@ -161,6 +168,31 @@ def rotation_angle_deg(rotation: Array) -> float:
     """Full angle of a rotation matrix by atan2: exact near 0 and near 180, where acos is not."""
     sine = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
     return float(np.degrees(np.arctan2(np.linalg.norm(sine), np.trace(rotation) - 1.0)))
+
+
+def mean_pose(poses: Sequence[Pose], weights: ArrayLike | None = None) -> Pose:
+    """Weighted mean of the translations with the chordal L2 mean of the rotations (Hartley et al. 2013, sec. 5.3).
+
+    Raises:
+        ValueError: no pose, or rotations so opposed that their mean is not defined.
+    """
+    if not poses:
+        raise ValueError("the mean of no poses is not defined")
+    weight = np.ones(len(poses)) if weights is None else np.asarray(weights, dtype=np.float64)
+    weight = weight / weight.sum()
+    total = np.einsum("n,nij->ij", weight, np.array([pose.rotation for pose in poses]))
+    if np.linalg.svd(total, compute_uv=False)[1] < 1e-6:
+        raise ValueError("the rotations are too far apart for a mean")
+    translation = np.einsum("n,ni->i", weight, np.array([pose.translation for pose in poses]))
+    return Pose(_closest_rotation(total), translation)
+
+
+def _closest_rotation(matrix: Array) -> Array:
+    """The rotation closest to a (3, 3) matrix in the Frobenius norm (Kabsch)."""
+    u, _, vt = np.linalg.svd(matrix)
+    u[:, 2] *= np.linalg.det(u @ vt)
+    rotation: Array = u @ vt
+    return rotation
 
 
 def skew(vector: ArrayLike) -> Array:

@@ -8,8 +8,8 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -84,6 +84,12 @@ class Scene:
                     f"scene {self.name}: frame {frame.name} names camera {frame.camera!r}, "
                     f"known are {', '.join(self.cameras) or 'none'}"
                 )
+            if not _is_plain_path(frame.name):
+                raise SceneError(
+                    f"scene {self.name}: frame name {frame.name!r} is not a plain relative path in UTF-8; rename it"
+                )
+        if self.points is not None and self.points.seen_frame.max(initial=-1) >= len(self.frames):
+            raise SceneError(f"scene {self.name}: points are seen in frames that it does not have; make it again")
 
     @property
     def unit(self) -> str:
@@ -118,9 +124,11 @@ class Scene:
         """16 hex digits of the labels, cameras and frames: equal scenes have equal fingerprints, wherever they lie."""
         digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
         for frame in self.frames:
-            row = {k: v for k, v in _frame_to_json(frame).items() if k not in ("image", "depth")}
-            for key in ("quat_wxyz", "t"):  # rounded: a quaternion does not survive a matrix to the last bit
-                row[key] = None if row[key] is None else [round(value, 9) + 0.0 for value in row[key]]
+            row = {k: v for k, v in _frame_to_json(frame).items() if k not in ("image", "depth", "quat_wxyz", "t")}
+            if frame.world_from_cam is not None:
+                # Rounded, as a rotation survives its quaternion but for the last bits; a matrix, as it has one sign.
+                row["rotation"] = (frame.world_from_cam.rotation.round(7) + 0.0).tolist()
+                row["translation"] = (frame.world_from_cam.translation + 0.0).tolist()
             digest.update(json.dumps(row, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 
@@ -135,12 +143,21 @@ class Scene:
     def save(self, folder: Path, *, images: Literal["link", "copy"] = "link", overwrite: bool = False) -> Scene:
         """Write the scene folder, whole or not at all, and return the scene as read back from it.
 
+        Pictures that lie in the folder to be overwritten are copied, never linked, so a scene can replace itself.
+
         Raises:
-            SceneError: a picture of the scene is missing.
+            SceneError: a picture of the scene is missing, or two would get the same name.
             PlacecellError: the folder exists, or cannot be written.
         """
+        doomed = os.path.realpath(folder)
+
+        def transfer(source: Path, target: Path) -> None:
+            if images == "link" and not Path(os.path.realpath(source)).is_relative_to(doomed):
+                _link(source, target)
+            else:
+                shutil.copyfile(source, target)
+
         with atomic.new_folder(folder, replace=overwrite) as aside:
-            transfer = _link if images == "link" else shutil.copyfile
             frames = [self._with_files_in(aside, frame, transfer) for frame in self.frames]
             header: dict[str, Any] = {"format": FORMAT, **self._header(), "notes": list(self.notes)}
             if self.depth_sensor is not None:
@@ -152,7 +169,7 @@ class Scene:
                 write_points(self.points, aside)
         return Scene.load(folder)
 
-    def _with_files_in(self, folder: Path, frame: Frame, transfer: Callable[[Path, Path], object]) -> Frame:
+    def _with_files_in(self, folder: Path, frame: Frame, transfer: Callable[[Path, Path], None]) -> Frame:
         moved = {}
         for kind, source in (("images", frame.image), ("depth", frame.depth)):
             if source is None:
@@ -162,6 +179,10 @@ class Scene:
                 raise SceneError(f"{path}: the picture of frame {frame.name} is missing; restore it or drop the frame")
             named = kind == "images" and Path(frame.name).suffix == path.suffix
             target = folder / kind / (frame.name if named else frame.name + path.suffix)
+            if os.path.lexists(target):
+                raise SceneError(
+                    f"{target.relative_to(folder)} would hold two frames, one of them {frame.name}; rename it"
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
             transfer(path, target)
             moved[kind] = target.relative_to(folder).as_posix()
@@ -184,23 +205,21 @@ class Scene:
         if header.get("format") != FORMAT:
             raise FormatError(f"{header_path}: format {header.get('format')}, this version reads {FORMAT}")
         try:
-            cameras = {key: camera_from_json(value) for key, value in header["cameras"].items()}
+            cameras = {key: camera_from_json(value) for key, value in field_of(header, "cameras", dict).items()}
             depth = header.get("depth_sensor")
-            depth_sensor = None if depth is None else _depth_from_json(depth)
-            name, labels, metric = str(header["name"]), str(header["labels"]), bool(header["metric"])
+            scene = cls(
+                name=field_of(header, "name", str),
+                labels=field_of(header, "labels", str),
+                metric=field_of(header, "metric", bool),
+                frames=(),
+                cameras=cameras,
+                root=folder,
+                depth_sensor=None if depth is None else _depth_from_json(depth),
+                notes=tuple(str(note) for note in field_of(header, "notes", list)),
+            )
         except (KeyError, TypeError, ValueError, FormatError) as error:
             raise FormatError(f"{header_path}: {_why(error)}; make the scene again") from error
-        return cls(
-            name=name,
-            labels=labels,
-            metric=metric,
-            frames=_read_frames(folder / "frames.jsonl"),
-            cameras=cameras,
-            root=folder,
-            depth_sensor=depth_sensor,
-            points=read_points(folder),
-            notes=tuple(header.get("notes", ())),
-        )
+        return replace(scene, frames=_read_frames(folder / "frames.jsonl", cameras), points=read_points(folder))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -210,11 +229,27 @@ def read_json(path: Path) -> dict[str, Any]:
         FormatError: the file is missing, unreadable, or not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"{path}: not readable as JSON ({_why(error)})") from error
+        raise FormatError(f"{path}: not readable as JSON ({_why(error)}); restore the file or make it again") from error
     if not isinstance(value, dict):
-        raise FormatError(f"{path}: not a JSON object")
+        raise FormatError(f"{path}: not a JSON object; restore the file or make it again")
+    return value
+
+
+V = TypeVar("V")
+
+
+def field_of(row: Mapping[str, Any], key: str, kind: type[V]) -> V:
+    """The value of a JSON object at `key`, which has to be a `kind`.
+
+    Raises:
+        KeyError: it is missing.
+        ValueError: it is of another kind.
+    """
+    value = row[key]
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {json.dumps(value)[:60]}, not a {kind.__name__}")
     return value
 
 
@@ -260,33 +295,40 @@ def _frame_to_json(frame: Frame) -> dict[str, Any]:
     return row
 
 
-def _read_frames(path: Path) -> tuple[Frame, ...]:
-    frames = []
+def _read_frames(path: Path, cameras: Mapping[str, Camera]) -> tuple[Frame, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path}: not readable ({_why(error)})") from error
+        raise FormatError(f"{path}: not readable ({_why(error)}); restore the file or make the scene again") from error
+    frames: dict[str, Frame] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            frame = Frame(
-                name=row["name"],
-                image=row["image"],
-                camera=row["camera"],
-                world_from_cam=pose_from_json(row),
-                sequence=row["sequence"],
-                split=row["split"],
-                depth=row.get("depth"),
-                time_s=row.get("time_s"),
-            )
+            frame = _frame_from_json(json.loads(line), cameras)
+            if frame.name in frames:
+                raise ValueError(f"frame {frame.name} comes twice")
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}:{number}: {_why(error)}; mend or delete the line") from error
-        if frame.split not in ("train", "test"):
-            raise FormatError(f"{path}:{number}: split {frame.split!r}; known are train, test")
-        frames.append(frame)
-    return tuple(frames)
+        frames[frame.name] = frame
+    return tuple(frames.values())
+
+
+def _frame_from_json(row: Mapping[str, Any], cameras: Mapping[str, Camera]) -> Frame:
+    if row["camera"] not in cameras:
+        raise ValueError(f"camera {row['camera']!r} is not in scene.json, known are {', '.join(cameras) or 'none'}")
+    if row["split"] not in get_args(Split):
+        raise ValueError(f"split {row['split']!r}; known are {', '.join(get_args(Split))}")
+    return Frame(
+        name=field_of(row, "name", str),
+        image=field_of(row, "image", str),
+        camera=row["camera"],
+        world_from_cam=pose_from_json(row),
+        sequence=field_of(row, "sequence", str),
+        split=row["split"],
+        depth=None if row.get("depth") is None else field_of(row, "depth", str),
+        time_s=None if row.get("time_s") is None else float(row["time_s"]),
+    )
 
 
 def _depth_to_json(sensor: DepthSensor) -> dict[str, Any]:
@@ -315,7 +357,19 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _why(error: Exception) -> str:
-    return f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]!r}"
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def _is_plain_path(name: str) -> bool:
+    """Whether a name can be a file inside a folder: relative, without `..`, encodable."""
+    path = PurePosixPath(name)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return path.name != "" and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def sequences(frames: Sequence[Frame]) -> dict[str, tuple[Frame, ...]]:

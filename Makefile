@@ -1,0 +1,49 @@
+# `make demo` shows what placecell does, `make check` is what has to pass. Needs Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup demo test lint types contract check test-data bench-core
+
+setup: $(DEV_READY)
+
+# Without the tools of developers, unless they are there already.
+demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(RUN_READY))
+	$(BIN)/placecell demo demo/
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+contract: setup
+	$(BIN)/lint-imports
+
+check: lint types contract test
+
+test-data: setup
+	$(BIN)/python -m pytest -m data
+
+bench-core: setup
+	$(BIN)/python benchmarks/core.py
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "placecell needs Python 3.11 or newer, '$(PYTHON)' is not; name another: make PYTHON=python3.12 setup"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e .
+	@touch $@
+
+$(DEV_READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(RUN_READY)

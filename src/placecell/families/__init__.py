@@ -1,0 +1,1 @@
+"""The families of methods. They do not know each other; `placecell.catalog` knows them all."""

@@ -1,0 +1,272 @@
+"""The SIFT structure map: 2D-3D matching against triangulated points, after Active Search (Sattler et al. 2017)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from placecell.camera import Camera
+from placecell.errors import MapError
+from placecell.estimate import Estimate, Query
+from placecell.features import scene_features
+from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
+from placecell.log import Log
+from placecell.pairs import posed, retrieved, unique
+from placecell.pnp import PnP, refine_pnp, solve_pnp
+from placecell.pose import Array, Pose
+from placecell.scene import Scene
+from placecell.sift import UNIT, Features, Sift, as_unit, match
+from placecell.triangulate import Tracks, View, triangulate
+from placecell.vlad import Vlad
+
+Indices = NDArray[np.int32]
+Points = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """SIFT points triangulated from the labelled frames; a query is matched to the points its nearest pictures saw.
+
+    Active Search's idea, our reading: 2D-to-3D matching goes through the map in the order of how promising its parts
+    are and stops when enough matches agree; then 3D-to-2D matching of the points around those found completes
+    them. Where Active Search orders by visual words, we order by retrieved pictures (VLAD), and the 3D-to-2D
+    search is guided by the first pose instead of by a tree of coarser words.
+    """
+
+    name: ClassVar[str] = "structure"
+
+    features: int = 2048
+    """SIFT features a picture, at most."""
+    contrast: float = 0.0133
+    """SIFT's peak threshold; lower finds more features."""
+    neighbours: int = 12
+    """Pictures matched with each when the map is built: so many by pose, and so many by likeness."""
+    ratio: float = 0.85
+    """Lowe's ratio test."""
+    retrieved: int = 20
+    """Pictures of the map a query is matched to, at most."""
+    enough: int = 100
+    """The 2D-to-3D search stops at so many agreeing matches (Active Search's N)."""
+    least: int = 12
+    """Fewer agreeing matches are no answer."""
+    max_error_px: float = 6.0
+    """A match agrees when its reprojection error is below this."""
+    covisible: int = 15
+    """Pictures whose points the 3D-to-2D search takes in."""
+    likeness: float = 0.75
+    """Cosine of descriptors a 3D-to-2D match must reach."""
+
+    @property
+    def sift(self) -> Sift:
+        """The detector of map and queries."""
+        return Sift(self.features, self.contrast)
+
+    def build(self, scene: Scene, *, device: str = "cpu", seed: int = 0, log: Log) -> StructureMap:
+        """Triangulate the posed training frames of the scene. `device` is always the processor.
+
+        Raises:
+            MapError: fewer than three posed frames, no features, or nothing triangulates (a pure rotation, say).
+        """
+        frames = scene.split("train").posed
+        if len(frames) < 3:
+            raise MapError(
+                f"scene {scene.name} has {len(frames)} posed training frames; a structure map needs 3 or more, "
+                "from different places"
+            )
+        features = scene_features(scene, frames, self.sift, log)
+        views = [
+            View(frame.name, scene.camera_of(frame), frame.world_from_cam, found)
+            for frame, found in zip(frames, features, strict=True)
+            if frame.world_from_cam is not None
+        ]
+        descriptors = [found.descriptors for found in features]
+        if sum(map(len, descriptors)) < 100:
+            raise MapError(f"scene {scene.name}: hardly any SIFT features; are the pictures black or blurred?")
+        vlad = Vlad.train(descriptors, seed=seed)
+        vectors = np.stack([vlad.describe(block) for block in descriptors])
+        poses = [view.world_from_cam for view in views]
+        pairs = unique(posed(poses, count=self.neighbours) + retrieved(vectors, count=self.neighbours))
+        tracks = triangulate(views, pairs, ratio=self.ratio, log=log)
+        if len(tracks.points_world) < 20:
+            raise MapError(
+                f"scene {scene.name}: {len(tracks.points_world)} points could be triangulated; the camera has to move "
+                "between the pictures, and the poses have to be right (placecell scene --check)"
+            )
+        order = np.lexsort((tracks.point, tracks.picture))
+        return StructureMap(
+            family=self,
+            info=MapInfo.of(self, scene, seed),
+            points=tracks.points_world.astype(np.float32),
+            descriptors=_track_descriptors(tracks, descriptors),
+            seen_point=tracks.point[order],
+            seen_start=np.searchsorted(tracks.picture[order], np.arange(len(views) + 1)).astype(np.int32),
+            vlad=vlad,
+            vectors=vectors,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StructureMap:
+    """A built structure map."""
+
+    family: Structure
+    info: MapInfo
+    points: NDArray[np.float32]
+    """(N, 3) world."""
+    descriptors: NDArray[np.uint8]
+    """(N, 128) mean RootSIFT of each point's track."""
+    seen_point: Indices
+    """(M,) points seen by picture 0, then by picture 1, …"""
+    seen_start: Indices
+    """(F + 1,) where each picture's part of `seen_point` begins."""
+    vlad: Vlad
+    vectors: NDArray[np.float32]
+    """(F, D) VLAD of each picture."""
+
+    def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+        """Place each picture; one without enough agreeing matches is refused with their number."""
+        return [self._localize(query) for query in queries]
+
+    def _localize(self, query: Query) -> Estimate:
+        start = time.perf_counter()
+        found: PnP | None = None
+        reason = query.defect
+        if reason is None:
+            features = self.family.sift.detect(query.image)
+            if len(features) < self.family.least:
+                reason = f"{len(features)} features found, {self.family.least} needed; the picture is dark or blurred"
+            else:
+                found = self._search(features, query)
+        seconds = time.perf_counter() - start
+        if found is None or found.world_from_cam is None or found.count < self.family.least:
+            count = 0 if found is None else found.count
+            reason = reason or f"{count} matches agree on a pose, {self.family.least} needed"
+            return Estimate.refusal(query.name, reason, seconds)
+        return Estimate(
+            query.name, found.world_from_cam, found.covariance, inliers=found.count, seconds=time.perf_counter() - start
+        )
+
+    def _search(self, features: Features, query: Query) -> PnP | None:
+        """2D-to-3D through the retrieved pictures, best first, until enough agree; then 3D-to-2D around them."""
+        order = np.argsort(-(self.vectors @ self.vlad.describe(features.descriptors)), kind="stable")
+        unit = as_unit(features.descriptors)
+        points, pixels = np.zeros(0, np.intp), np.zeros((0, 2))
+        known = np.zeros(len(self.points), dtype=bool)
+        best: PnP | None = None
+        begin, step = 0, 4
+        while begin < min(self.family.retrieved, len(order)):
+            fresh = self._points_of(order[begin : begin + step])
+            fresh = fresh[~known[fresh]]
+            known[fresh] = True
+            found = match(unit, as_unit(self.descriptors[fresh]), ratio=self.family.ratio)
+            points = np.concatenate([points, fresh[found.second]])
+            pixels = np.concatenate([pixels, features.pixels[found.first]])
+            best = solve_pnp(self.points[points], pixels, query.camera, max_error_px=self.family.max_error_px)
+            if best.count >= self.family.enough:
+                break
+            begin, step = begin + step, 2 * step
+        if best is None or best.world_from_cam is None or best.count < self.family.least:
+            return best
+        seen = points[best.inliers]
+        for radius_px in (12.0, 5.0):
+            near = self._around(seen, query.camera, best.world_from_cam)
+            points, chosen = self._guided(near, features, unit, radius_px)
+            more = refine_pnp(
+                self.points[points],
+                features.pixels[chosen],
+                query.camera,
+                best.world_from_cam,
+                max_error_px=min(self.family.max_error_px, radius_px),
+            )
+            if more.world_from_cam is None or more.count < best.count:
+                break
+            best, seen = more, points[more.inliers]
+        return best
+
+    def _around(self, seen: Points, camera: Camera, world_from_cam: Pose) -> Projected:
+        """The points of the pictures that share most with those seen, where they fall on the query."""
+        mark = np.zeros(len(self.points), dtype=np.int32)
+        mark[seen] = 1
+        total = np.concatenate([[0], np.cumsum(mark[self.seen_point])])
+        shared = total[self.seen_start[1:]] - total[self.seen_start[:-1]]
+        near = self._points_of(np.argsort(-shared, kind="stable")[: self.family.covisible])
+        pixels = camera.project(world_from_cam.inv.apply(self.points[near]))
+        inside = camera.contains(pixels)
+        return Projected(near[inside], pixels[inside])
+
+    def _guided(
+        self, near: Projected, features: Features, unit: NDArray[np.float32], radius_px: float
+    ) -> tuple[Points, Points]:
+        """3D-to-2D matches (points, features): the best within `radius_px` of where a point falls, each used once."""
+        distance, index = KDTree(features.pixels).query(near.pixels, k=5, distance_upper_bound=radius_px)
+        which, rank = np.nonzero(np.isfinite(np.asarray(distance)))
+        feature = np.asarray(index)[which, rank]
+        likeness = np.einsum("nd,nd->n", unit[feature], as_unit(self.descriptors[near.points])[which])
+        order = np.argsort(-likeness, kind="stable")
+        order = order[: int((likeness > self.family.likeness).sum())]
+        which, feature = which[order], feature[order]
+        first = _first_of_each(which) & _first_of_each(feature)
+        return near.points[which[first]], feature[first]
+
+    def _points_of(self, pictures: Points) -> Points:
+        """Points that any of the pictures saw, sorted."""
+        blocks = [self.seen_point[self.seen_start[p] : self.seen_start[p + 1]] for p in pictures]
+        return np.unique(np.concatenate(blocks)).astype(np.intp)
+
+    def save(self, folder: Path) -> None:
+        """Write the map folder."""
+        tensors: dict[str, NDArray[Any]] = {
+            "points": self.points,
+            "descriptors": self.descriptors,
+            "seen.point": self.seen_point,
+            "seen.start": self.seen_start,
+            "pictures.vlad": self.vectors.astype(np.float16),
+            **self.vlad.tensors(),
+        }
+        save_map(folder, self.info, tensors)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """Read a map folder."""
+        info, tensors = load_info(folder), load_map_tensors(folder)
+        return cls(
+            family=config_from_json(Structure, info.config),
+            info=info,
+            points=tensors["points"],
+            descriptors=tensors["descriptors"],
+            seen_point=tensors["seen.point"],
+            seen_start=tensors["seen.start"],
+            vlad=Vlad.from_tensors(tensors),
+            vectors=tensors["pictures.vlad"].astype(np.float32),
+        )
+
+
+class Projected(NamedTuple):
+    """Points of the map and the pixels they fall on."""
+
+    points: Points
+    pixels: Array
+
+
+def _first_of_each(values: Points) -> NDArray[np.bool_]:
+    first = np.zeros(len(values), dtype=bool)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
+
+
+def _track_descriptors(tracks: Tracks, descriptors: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """(N, 128) mean of the unit descriptors of each track, scaled as stored ones are."""
+    total = np.zeros((len(tracks.points_world), 128), np.float32)
+    for picture, block in enumerate(descriptors):
+        mine = tracks.picture == picture
+        np.add.at(total, tracks.point[mine], as_unit(block)[tracks.feature[mine]])
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    stored: NDArray[np.uint8] = np.minimum(total * UNIT + 0.5, 255).astype(np.uint8)
+    return stored

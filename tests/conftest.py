@@ -1,0 +1,105 @@
+"""What tests share: real frames when they are there, a rendered room, and small scenes made by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from scipy.spatial.transform import Rotation
+
+from placecell.camera import Camera
+from placecell.points import PointCloud
+from placecell.pose import Pose
+from placecell.scene import DepthSensor, Frame, Scene
+
+settings.register_profile("house", deadline=None, derandomize=True, max_examples=40, database=None)
+settings.load_profile("house")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real frames: $PLACECELL_DATA, else shared/data beside the repository."""
+    given = os.environ.get("PLACECELL_DATA")
+    root = Path(given) if given else REPOSITORY.parent / "shared" / "data"
+    if not (root / "redkitchen").is_dir():
+        pytest.skip(f"no real frames: {root} has no folder redkitchen; set PLACECELL_DATA to the folder that holds it")
+    return root
+
+
+@pytest.fixture(scope="session")
+def room_scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A rendered room with exact poses, depth and points: 40 training and 15 test frames of 640x480."""
+    from placecell.synthetic import make_scene
+
+    return make_scene(tmp_path_factory.mktemp("room") / "scene", train=40, test=15, size=(640, 480), seed=0)
+
+
+SceneMaker = Callable[..., Scene]
+
+
+@pytest.fixture
+def scene_of(tmp_path: Path) -> SceneMaker:
+    """Makes small scenes by hand: one file of distinct bytes a frame, known poses, points with observations."""
+
+    def make(
+        names: tuple[str, ...] = ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"),
+        *,
+        depth: bool = False,
+        points: bool = True,
+        folder: str = "photos",
+    ) -> Scene:
+        root = tmp_path / folder
+        frames = tuple(_frame(root, name, index, depth=depth) for index, name in enumerate(names))
+        camera = Camera(64, 48, 50.0, 51.0, 31.0, 25.0, "opencv", (0.1, -0.05, 0.001, 0.002))
+        sensor = DepthSensor(Camera.from_focal(64, 48, 45.0), Pose.exp([0.01, 0.0, 0.0, 0.02, 0.0, 0.0]), 0.001)
+        return Scene(
+            name="room",
+            labels="by hand",
+            metric=True,
+            frames=frames,
+            cameras={"phone": camera},
+            root=root,
+            depth_sensor=sensor if depth else None,
+            points=_points(len(frames)) if points else None,
+            notes=("made by hand",),
+        )
+
+    return make
+
+
+def _frame(root: Path, name: str, index: int, *, depth: bool) -> Frame:
+    for kind in ("rgb", "depth") if depth else ("rgb",):
+        path = root / kind / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"{kind} of {name}".encode())
+    rotation = Rotation.from_rotvec([0.1 * index, 0.3, -0.2 * index]).as_matrix()
+    return Frame(
+        name=name,
+        image=f"rgb/{index}.jpg",
+        camera="phone",
+        world_from_cam=None if index == 3 else Pose(rotation, np.array([index, 0.5, -1.25])),
+        sequence=name.split("/")[0],
+        split="test" if index % 2 else "train",
+        depth=f"depth/{index}.jpg" if depth else None,
+        time_s=index / 30,
+    )
+
+
+def _points(frames: int) -> PointCloud:
+    """Point i is seen in every frame but frame i % frames."""
+    rng = np.random.default_rng(0)
+    count = 6
+    seen = np.array([(p, f) for p in range(count) for f in range(frames) if p % frames != f], np.int32).reshape(-1, 2)
+    return PointCloud(
+        rng.normal(size=(count, 3)).astype(np.float32).astype(np.float64),
+        rng.integers(0, 255, (count, 3)).astype(np.uint8),
+        seen[:, 0].copy(),
+        seen[:, 1].copy(),
+        rng.uniform(0, 48, (len(seen), 2)).astype(np.float32),
+    )
