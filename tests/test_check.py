@@ -134,7 +134,7 @@ def test_a_leap_within_the_room_is_found() -> None:
     assert outliers(scene) == (scene.frames[60].name,)
 
 
-@pytest.mark.parametrize("kind", ["ring", "line", "walk", "pause", "two places", "collection", "two frames"])
+@pytest.mark.parametrize("kind", ["ring", "line", "walk", "pause", "sprint", "two places", "collection", "two frames"])
 def test_ordinary_trajectories_have_no_outliers(kind: str) -> None:
     random = np.random.default_rng(0)
     centres = {
@@ -142,6 +142,7 @@ def test_ordinary_trajectories_have_no_outliers(kind: str) -> None:
         "line": np.outer(np.arange(300.0), (1, 0.1, 0)),
         "walk": np.cumsum(random.normal(size=(300, 3)), axis=0),
         "pause": np.vstack([random.normal(scale=1e-3, size=(150, 3)), np.outer(np.arange(150.0), (0.1, 0, 0))]),
+        "sprint": np.outer(np.cumsum(np.where(abs(np.arange(300) - 150) < 4, 1.0, 0.01)), (1, 0, 0)),
         "two places": np.vstack([random.normal(size=(50, 3)), random.normal(size=(50, 3)) + 200]),
         "collection": random.standard_cauchy(size=(100, 3)).clip(-30, 30),
         "two frames": np.array([[0.0, 0, 0], [100.0, 0, 0]]),

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +29,7 @@ from . import (
 )
 from .known import CAM_FROM_WORLD_QUAT_WXYZ
 
-MAKERS = {
+MAKERS: dict[str, Callable[[Path], Path]] = {
     "7scenes": test_seven_scenes.make,
     "12scenes": test_twelve_scenes.make,
     "cambridge": test_cambridge.make,
@@ -39,7 +42,7 @@ MAKERS = {
     "nvm": test_nvm.make,
     "bundler": test_bundler.make,
 }
-OPTIONS = {"kitti": {"camera": 0}}
+OPTIONS: dict[str, dict[str, Any]] = {"kitti": {"camera": 0}}
 
 
 @pytest.mark.parametrize("name", list(datasets.READERS))
@@ -75,6 +78,14 @@ def test_unknown_folders_formats_and_options(tmp_path: Path) -> None:
 def test_every_writer_writes_what_its_reader_detects(tmp_path: Path, scene_of: SceneMaker, name: str) -> None:
     folder = datasets.WRITERS[name](scene_of(), tmp_path / "out")
     assert datasets.detect(folder) == name
+
+
+@pytest.mark.parametrize("name", ["colmap", "nerfstudio"])
+def test_a_scene_without_poses_is_not_exported(tmp_path: Path, scene_of: SceneMaker, name: str) -> None:
+    scene = scene_of()
+    bare = replace(scene, frames=tuple(replace(frame, world_from_cam=None) for frame in scene.frames))
+    with pytest.raises(SceneError, match="no frame has a pose"):
+        datasets.WRITERS[name](bare, tmp_path / "out")
 
 
 def test_import_is_light() -> None:

@@ -13,7 +13,7 @@ from placecell import atomic
 from placecell.camera import Camera
 from placecell.datasets.pictures import Transfer, clean_name, file_name, hand_on, located
 from placecell.datasets.rows import Quaternions, Row, lines, rows
-from placecell.errors import FormatError, PlacecellError
+from placecell.errors import FormatError, PlacecellError, SceneError
 from placecell.points import PointCloud
 from placecell.pose import Pose
 from placecell.scene import Frame, Scene
@@ -86,10 +86,12 @@ def write(scene: Scene, folder: Path, *, images: Transfer = "link", overwrite: b
     Blanks in names become `_`: COLMAP's text reader ends a name at the first.
 
     Raises:
-        SceneError: a picture is missing.
+        SceneError: no frame has a pose, or a picture is missing.
         PlacecellError: the folder exists, or cannot be written, or two names differ in blanks only.
     """
     kept = [index for index, frame in enumerate(scene.frames) if frame.world_from_cam is not None]
+    if not kept:
+        raise SceneError(f"scene {scene.name}: no frame has a pose; there is nothing to export")
     names = {index: "_".join(file_name(scene.frames[index]).split()) for index in kept}
     if len(set(names.values())) < len(names):
         raise PlacecellError(f"{folder}: two pictures would have one name without blanks; rename one of them")

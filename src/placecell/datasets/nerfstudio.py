@@ -65,10 +65,12 @@ def write(scene: Scene, folder: Path, *, images: Transfer = "link", overwrite: b
 
     Raises:
         FormatError: the cameras are of kinds that one file cannot hold together, or a distortion it cannot hold.
-        SceneError: a picture is missing.
+        SceneError: no frame has a pose, or a picture is missing.
         PlacecellError: the folder exists, or cannot be written.
     """
     kept = [frame for frame in scene.frames if frame.world_from_cam is not None]
+    if not kept:
+        raise SceneError(f"scene {scene.name}: no frame has a pose; there is nothing to export")
     models = {_model_name(scene.camera_of(frame)) for frame in kept}
     if len(models) > 1 and "OPENCV_FISHEYE" in models:
         raise FormatError(
