@@ -45,9 +45,10 @@ def test_focal_from_35mm_equivalent(tmp_path: Path) -> None:
     # The diagonal of the picture stands for the 43.27 mm of full frame, upright or not.
     exif = picture(tmp_path, details={B.FocalLengthIn35mmFilm: 26})
     assert exif.focal_px == pytest.approx(26 / 43.267 * 500, rel=1e-6)
-    turned = picture(tmp_path, base={B.Orientation: 6}, details={B.FocalLengthIn35mmFilm: 26})
-    assert (turned.width, turned.height, turned.orientation) == (300, 400, 6)
-    assert turned.focal_px == exif.focal_px
+    for orientation in range(1, 9):
+        turned = picture(tmp_path, base={B.Orientation: orientation}, details={B.FocalLengthIn35mmFilm: 26})
+        assert (turned.width, turned.height) == ((300, 400) if orientation >= 5 else (400, 300))
+        assert (turned.orientation, turned.focal_px) == (orientation, exif.focal_px)
 
 
 @pytest.mark.parametrize(("unit", "per_unit"), [(2, 25.4 * 100), (3, 10 * 100), (4, 100.0)])

@@ -299,6 +299,15 @@ def test_registered_depth_keeps_the_nearest() -> None:
     assert seen[0, 0] == 2.0
 
 
+def test_registered_depth_lands_on_pixel_centres() -> None:
+    # Three times as fine: the centre of depth pixel c lies in the middle one of its three colour pixels.
+    depth_m = np.full((48, 64), 2.0, np.float32)
+    seen = register_depth(depth_m, DepthSensor(DEPTH_CAMERA, Pose.identity()), DEPTH_CAMERA.resized(192, 144))
+    rows, columns = np.nonzero(np.isfinite(seen))
+    assert len(rows) == 48 * 64
+    assert set(rows % 3) == set(columns % 3) == {1}
+
+
 def test_resize_keeps_pictures_and_cameras_together() -> None:
     image = ramp(600, 400)
     camera = Camera(600, 400, 500.0, 510.0, 310.0, 190.0, "opencv", (0.1, 0.0, 0.0, 0.0))

@@ -233,6 +233,16 @@ def test_a_resting_camera_and_a_dark_video_give_one_frame(tmp_path: Path) -> Non
     assert len(select_frames(tmp_path / "dark.mp4")) == 1
 
 
+def test_a_slow_drift_adds_up(tmp_path: Path) -> None:
+    # A fifth of a pixel a frame: less than the noise of a resting camera, but it goes on.
+    wall = wallpaper()
+    shifts = (np.array([[1.0, 0.0, -0.2 * index], [0.0, 1.0, 0.0]]) for index in range(150))
+    write_video(tmp_path / "slow.mp4", (cv2.warpAffine(wall, shift, (320, 240)) for shift in shifts), fps=15.0)
+    chosen = select_frames(tmp_path / "slow.mp4", overlap=0.97)
+    assert len(chosen) == 4
+    assert chosen[-1].travelled == pytest.approx(0.2 * 149 / 320, rel=0.1)
+
+
 def test_choose_by_hand() -> None:
     def measured(*rows: tuple[float, float]) -> list[Selected]:
         return [Selected(index, 0.0, sharp, way) for index, (sharp, way) in enumerate(rows)]

@@ -22,21 +22,24 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         PlacecellError: `path` exists and `replace` is false, its parent cannot be written, or the disk is full.
     """
-    with _plain_errors(path):
-        path = Path(os.path.realpath(path))  # what a link points at is replaced, not the link
-        if Path.cwd().is_relative_to(path):
-            raise PlacecellError(f"{path} is in use as the current folder; name a new folder")
-        _clear_leftovers(path)
-        if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
-            raise PlacecellError(f"{path} exists already; name another folder or pass --overwrite")
-        aside = _aside(path, "partial")
-        aside.mkdir(parents=True)
+    path, aside = _place(path, replace)
     try:
         with _plain_errors(path):
             yield aside
             _take_name(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def require_new(path: Path, *, replace: bool = False) -> None:
+    """Find out before long work whether `new_folder(path)` would work.
+
+    Raises:
+        PlacecellError: as `new_folder`.
+    """
+    path, aside = _place(path, replace)
+    with _plain_errors(path):
+        aside.rmdir()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -62,6 +65,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """`write_bytes` of UTF-8 text with Unix line ends."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def _place(path: Path, replace: bool) -> tuple[Path, Path]:
+    """The real path to make, free to take, and a new folder beside it to fill first."""
+    with _plain_errors(path):
+        path = Path(os.path.realpath(path))  # what a link points at is replaced, not the link
+        if Path.cwd().is_relative_to(path):
+            raise PlacecellError(f"{path} is in use as the current folder; name a new folder")
+        _clear_leftovers(path)
+        if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
+            raise PlacecellError(f"{path} exists already; name another folder or pass --overwrite")
+        aside = _aside(path, "partial")
+        aside.mkdir(parents=True)
+    return path, aside
 
 
 def _take_name(aside: Path, path: Path) -> None:

@@ -114,9 +114,16 @@ def pose_covariance(points_world: Array, residuals_px: Array, camera: Camera, wo
     hessian = np.einsum("n,nij,nik->jk", weights, jacobian, jacobian)
     freedom = max(2.0 * float(weights.sum()) - 6.0, 1.0)
     variance = max(float((weights * squares).sum()) / freedom, 0.01)
-    covariance = variance * np.linalg.pinv(hessian, rcond=1e-14)
-    symmetric: Array = (covariance + covariance.T) / 2
-    return symmetric
+    return variance * _inverse(hessian)
+
+
+def _inverse(hessian: Array) -> Array:
+    """Inverse of a positive semi-definite matrix, huge along what the matches leave open, whatever the units."""
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(hessian), 1e-300))
+    values, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
+    root = scale[:, None] * vectors / np.sqrt(np.maximum(values, 1e-12))
+    inverse: Array = root @ root.T
+    return inverse
 
 
 def projection_jacobian(points_world: Array, camera: Camera, world_from_cam: Pose) -> Array:

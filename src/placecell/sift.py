@@ -94,7 +94,7 @@ class Matches(NamedTuple):
 
 
 def match(
-    first: NDArray[np.float32], second: NDArray[np.float32], *, ratio: float = 0.85, mutual: bool = True
+    first: NDArray[np.float32], second: NDArray[np.float32], *, ratio: float = 0.8, mutual: bool = True
 ) -> Matches:
     """Nearest neighbours of (N, 128) among (M, 128) unit descriptors that pass Lowe's ratio test.
 

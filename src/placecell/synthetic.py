@@ -79,7 +79,7 @@ def _shell(rng: np.random.Generator) -> Iterator[Quad]:
         (art, 5.0, 0.6, 0.8, 1.0),
     )
     papered = ((art, 0.5, 0.7, 0.9, 1.1), (sheet, 1.7, 0.8, 0.6, 0.85), (art, 3.2, 0.35, 1.2, 0.9))
-    bland = ((_DARK, 0.9, 0.9, 0.95, 2.1), (sheet, 2.5, 0.9, 0.5, 0.7))
+    bland = ((_DARK, 0.9, 0.9, 0.95, 2.1), (sheet, 2.5, 0.9, 0.5, 0.7), (art, 4.5, 1.0, 0.5, 0.4))
     rug = ((textures.wallpaper, 1.6, 1.5, 2.8, 1.9),)
     glow = textures.plain((255, 250, 235), 0.0)
     lamps = ((glow, 1.6, 2.3, 0.6, 0.4), (glow, 4.0, 2.3, 0.6, 0.4))
@@ -278,8 +278,8 @@ def _shoot(
     )
 
 
-def sample_points(place: Room, camera: Camera, poses: list[Pose], *, count: int = 4000, seed: int = 0) -> PointCloud:
-    """Random points of the surfaces that at least two of the poses see, with the exact pixels where they do.
+def sample_points(place: Room, camera: Camera, poses: list[Pose], *, count: int = 12_000, seed: int = 0) -> PointCloud:
+    """Of `count` random points of the surfaces those that any pose sees, with the exact pixels where they do.
 
     `seen_frame` counts the poses. Positions are rounded to float32, as a scene folder keeps them, before they are
     projected.
@@ -301,7 +301,7 @@ def sample_points(place: Room, camera: Camera, poses: list[Pose], *, count: int 
         sights[index] = camera.contains(projected)
         sights[index, sights[index]] = visible(place, pose, points[sights[index]])
         pixels[index] = np.nan_to_num(projected)
-    kept = sights.sum(axis=0) >= min(2, len(poses))
+    kept = sights.any(axis=0)
     point, frame = np.nonzero(sights[:, kept].T)
     seen_px = pixels[:, kept][frame, point]
     return PointCloud(points[kept], rgb[kept], point.astype(np.int32), frame.astype(np.int32), seen_px)

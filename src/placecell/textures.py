@@ -34,8 +34,8 @@ def plain(colour: Colour, grain: float) -> Paint:
     """Painted plaster or fabric: one colour with faint stains and grain."""
 
     def paint(rng: np.random.Generator, width: int, height: int) -> Texture:
-        field = 0.8 * noise(rng, width, height, (180, 60)) + 0.7 * noise(rng, width, height, (9, 4, 2))
-        return _tinted(colour, 1 + grain * field)
+        stains, fine = noise(rng, width, height, (180, 60)), noise(rng, width, height, (9, 4, 2))
+        return _tinted(colour, 1 + np.float32(0.8 * grain) * stains + np.float32(0.7 * grain) * fine)
 
     return paint
 
@@ -105,8 +105,9 @@ def poster(rng: np.random.Generator, width: int, height: int) -> Texture:
     ink = _colour(rng, 10, 90)
     top = int(0.16 * height)
     _write(sheet, rng, 12, int(0.7 * top), width / 190, ink, 1)
-    picture = painting(rng, width - 24, int(0.4 * height))
-    sheet[top : top + picture.shape[0], 12 : 12 + picture.shape[1]] = picture
+    picture = sheet[top : top + int(0.4 * height), 12 : width - 12]
+    if picture.size:
+        picture[:] = painting(rng, picture.shape[1], picture.shape[0])
     for line in range(top + picture.shape[0] + 18, height - 8, 15):
         _write(sheet, rng, 12, line, 0.4, ink, 3)
     return sheet

@@ -46,7 +46,7 @@ class View:
 
 
 def triangulate(
-    views: Sequence[View], pairs: Sequence[Pair], *, ratio: float = 0.85, max_error_px: float = 3.0, log: Log
+    views: Sequence[View], pairs: Sequence[Pair], *, ratio: float = 0.8, max_error_px: float = 2.0, log: Log
 ) -> Tracks:
     """Points seen by at least three of the views, poses and intrinsics held fixed.
 

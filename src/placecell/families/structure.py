@@ -48,7 +48,9 @@ class Structure:
     """SIFT's peak threshold; lower finds more features."""
     neighbours: int = 12
     """Pictures matched with each when the map is built: so many by pose, and so many by likeness."""
-    ratio: float = 0.85
+    reach: int = 160
+    """The neighbours are spread over the nearest so many, so that points are seen from different places."""
+    ratio: float = 0.8
     """Lowe's ratio test."""
     retrieved: int = 20
     """Pictures of the map a query is matched to, at most."""
@@ -92,7 +94,8 @@ class Structure:
         vlad = Vlad.train(descriptors, seed=seed)
         vectors = np.stack([vlad.describe(block) for block in descriptors])
         poses = [view.world_from_cam for view in views]
-        pairs = unique(posed(poses, count=self.neighbours) + retrieved(vectors, count=self.neighbours))
+        spread = {"count": self.neighbours, "reach": self.reach}
+        pairs = unique(posed(poses, **spread) + retrieved(vectors, **spread))
         tracks = triangulate(views, pairs, ratio=self.ratio, log=log)
         if len(tracks.points_world) < 20:
             raise MapError(

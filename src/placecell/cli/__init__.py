@@ -1,0 +1,63 @@
+"""The command line: one verb a step, paths in and paths out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "scene": "a video, photos or a data set -> a scene folder with poses (--check judges one)",
+    "build": "a scene -> a map, by one of the families of methods",
+    "localize": "a map and pictures -> a run folder with a pose or a reason for each",
+    "evaluate": "a run and its scene -> errors, recalls, and the floors to beat",
+    "report": "a run and its scene -> one HTML page to look at",
+    "export": "a scene -> the files of COLMAP, TUM or nerfstudio",
+    "fetch": "a public data set by name -> a folder",
+    "demo": "all of it, on a rendered room",
+}
+
+HELP = """placecell: know where a camera was, from one picture
+
+  placecell scene kitchen.mp4 kitchen/                   poses by structure from motion
+  placecell build kitchen/ kitchen.map structure         a map
+  placecell localize kitchen.map photos/ run/            where the photos were taken
+
+{verbs}
+
+`placecell VERB --help` tells more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 when it worked, 1 with one line when it could not, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP.format(verbs="\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())))
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"placecell {version('placecell')}")
+        return 0
+    if words[0] not in VERBS:
+        print(f"placecell: no verb {words[0]!r}; known are {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    # Spinning threads of OpenBLAS make small products many times slower on a busy machine; read when numpy is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    return _run(words[0], words[1:])
+
+
+def _run(verb: str, words: Sequence[str]) -> int:
+    from placecell.errors import PlacecellError
+
+    try:
+        import_module(f"placecell.cli.{verb}").main(words)
+    except PlacecellError as error:
+        print(f"placecell {verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nplacecell {verb}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
