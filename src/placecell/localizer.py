@@ -125,16 +125,25 @@ def load_info(folder: Path) -> MapInfo:
 
 
 def load_map_tensors(folder: Path) -> dict[str, NDArray[Any]]:
-    """Read weights.safetensors.
+    """Read weights.safetensors. Asking the result for a tensor it lacks is a `FormatError` too.
 
     Raises:
         FormatError: the file is missing or damaged.
     """
     path = folder / "weights.safetensors"
     try:
-        return load_file(path)
+        return _Tensors(path, load_file(path))
     except (OSError, SafetensorError) as error:
         raise FormatError(f"{path}: missing or damaged ({error}); build the map again") from error
+
+
+class _Tensors(dict[str, NDArray[Any]]):
+    def __init__(self, path: Path, tensors: Tensors) -> None:
+        super().__init__(tensors)
+        self._path = path
+
+    def __missing__(self, key: str) -> NDArray[Any]:
+        raise FormatError(f"{self._path}: no tensor {key}, so it is of another version; build the map again")
 
 
 def map_fingerprint(folder: Path) -> str:

@@ -18,7 +18,7 @@ def exhaustive(count: int) -> list[Pair]:
 
 
 def sequential(count: int, *, overlap: int, quadratic: bool = True) -> list[Pair]:
-    """Each picture with the next `overlap`, and with those 2^k after it up to 2^overlap when `quadratic`."""
+    """Each picture with the next `overlap`, and when `quadratic` with those 2^k after it for k < `overlap`."""
     steps = set(range(1, overlap + 1))
     if quadratic:
         steps |= {2**k for k in range(overlap)}
@@ -33,18 +33,18 @@ def retrieved(vectors: NDArray[np.float32], *, count: int, min_gap: int = 0, rea
     similarity = vectors @ vectors.T
     order = np.arange(len(vectors))
     similarity[np.abs(order[:, None] - order[None, :]) <= min_gap] = -np.inf
-    return _partners(-similarity, _spread(count, reach))
+    return _partners(-similarity, count, reach)
 
 
 def posed(world_from_cam: Sequence[Pose], *, count: int, reach: int = 0, max_angle_deg: float = 60.0) -> list[Pair]:
     """Each picture with `count` of those nearest by that look within `max_angle_deg` of it; see `_spread`."""
-    centres = np.array([pose.translation for pose in world_from_cam])
-    forward = np.array([pose.rotation[:, 2] for pose in world_from_cam])
+    centres = np.array([pose.translation for pose in world_from_cam]).reshape(-1, 3)
+    forward = np.array([pose.rotation[:, 2] for pose in world_from_cam]).reshape(-1, 3)
     distance = np.linalg.norm(centres[:, None] - centres[None, :], axis=-1)
     apart = np.arctan2(np.linalg.norm(np.cross(forward[:, None], forward[None, :]), axis=-1), forward @ forward.T)
     distance[apart > np.radians(max_angle_deg)] = np.inf
     np.fill_diagonal(distance, np.inf)
-    return _partners(distance, _spread(count, reach))
+    return _partners(distance, count, reach)
 
 
 def _spread(count: int, reach: int) -> NDArray[np.intp]:
@@ -61,9 +61,14 @@ def _spread(count: int, reach: int) -> NDArray[np.intp]:
     return ranks
 
 
-def _partners(cost: NDArray[np.floating], ranks: NDArray[np.intp]) -> list[Pair]:
-    best = np.argsort(cost, axis=1, kind="stable")[:, ranks[ranks < len(cost)]]
-    return unique((i, int(j)) for i, row in enumerate(best) for j in row if np.isfinite(cost[i, j]))
+def _partners(cost: NDArray[np.floating], count: int, reach: int) -> list[Pair]:
+    """Each row's columns of finite cost, at `_spread` ranks among them; fewer than `count` only if there are fewer."""
+    pairs: list[Pair] = []
+    for i, row in enumerate(cost):
+        ranked = np.argsort(row, kind="stable")[: np.isfinite(row).sum()]
+        ranks = _spread(min(count, len(ranked)), min(reach, len(ranked) - 1))
+        pairs += [(i, int(j)) for j in ranked[ranks]]
+    return unique(pairs)
 
 
 def unique(pairs: Iterable[Pair]) -> list[Pair]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import poselib
@@ -12,6 +13,10 @@ from placecell.camera import Camera
 from placecell.pose import Array, Pose
 
 Mask = NDArray[np.bool_]
+
+NOISE_PX = 0.7
+"""Standard deviation of a feature's place, a pixel axis: what SIFT's residuals against well-seen points show."""
+_LEAST_VARIANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,51 +84,119 @@ def refine_pnp(
     camera: Camera,
     world_from_cam: Pose,
     *,
+    point_covariance: NDArray[np.floating] | None = None,
     max_error_px: float = 6.0,
 ) -> PnP:
-    """Least squares around a first pose over the matches that agree with it, and the covariance of the answer.
+    """Robust least squares around a first pose over the matches that agree with it, and the covariance of the answer.
 
-    Minimises Σ ρ(|π(x_i) - u_i|²) with Cauchy's ρ at one pixel over the pixels of the distortion-free camera, by
-    poselib; matches are taken in again after the first pass. `max_error_px` decides who takes part.
+    Minimises Σ ρ(r_iᵀ S_i⁻¹ r_i) over the pixels of the distortion-free camera, r_i the reprojection error,
+    ρ(s) = log(1 + s) (Cauchy), S_i = `NOISE_PX`² I + A_i Σ_i A_iᵀ, where Σ_i is the covariance of point i and A_i the
+    derivative of its pixel: points that were seen from one side only count less across their line of sight.
+
+    Args:
+        point_covariance: (N, 3, 3) in world axes; None for points that are exact.
+        max_error_px: how far off a match may be to take part; decided anew after the first solution.
     """
     points, image = _checked(points_world, pixels)
+    covariance = None if point_covariance is None else np.asarray(point_covariance, np.float64)
     flat = camera.undistort(image)
-    residuals = _residuals(points, flat, camera, world_from_cam)
     for _ in range(2):
-        inliers = (residuals**2).sum(axis=1) < max_error_px**2
+        inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
         if inliers.sum() < 4:
-            break
-        world_from_cam = _least_squares(points[inliers], flat[inliers], camera, world_from_cam)
-        residuals = _residuals(points, flat, camera, world_from_cam)
-    inliers = (residuals**2).sum(axis=1) < max_error_px**2
+            return PnP(None, inliers, None, float("nan"))
+        chosen = None if covariance is None else covariance[inliers]
+        world_from_cam = _least_squares(points[inliers], flat[inliers], camera, world_from_cam, chosen)
+    inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
     if inliers.sum() < 4:
         return PnP(None, inliers, None, float("nan"))
-    covariance = pose_covariance(points[inliers], residuals[inliers], camera, world_from_cam)
-    return PnP(world_from_cam, inliers, covariance, residual_sigma_px(residuals[inliers]))
+    chosen = None if covariance is None else covariance[inliers]
+    found = pose_covariance(points[inliers], flat[inliers], camera, world_from_cam, chosen)
+    residuals = _residuals(points[inliers], flat[inliers], camera, world_from_cam)
+    return PnP(world_from_cam, inliers, found, residual_sigma_px(residuals))
 
 
-def pose_covariance(points_world: Array, residuals_px: Array, camera: Camera, world_from_cam: Pose) -> Array:
+def pose_covariance(
+    points_world: Array, pixels: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None = None
+) -> Array:
     """(6, 6) covariance of a refined pose: right perturbation of `world_from_cam`, (rx ry rz tx ty tz).
 
-    Σ = s² H⁻¹ with H = Σ w_i J_iᵀ J_i, the Jacobian of `projection_jacobian`, Cauchy's weights w = 1 / (1 + |r|²) and
-    s² = Σ w |r|² / (2 Σ w - 6), floored at a hundredth of a pixel squared.
+    Huber's covariance of an M-estimate (1981, eq. 6.5): Σ = K² [Σ |ψ|² / (2 N - 6)] / m² (Σ J_iᵀ S_i⁻¹ J_i)⁻¹ with J of
+    `projection_jacobian`, S of `refine_pnp`, Cauchy's ψ = r / (1 + |r|²) of the whitened residuals r, m and v the mean
+    and variance of its slope 1 / (1 + |r|²)², and K = 1 + 3 v / (N m²) for few matches. A direction that the matches
+    leave open comes out huge.
+
+    Args:
+        pixels: (N, 2) px of the distortion-free camera.
     """
-    jacobian = projection_jacobian(points_world, camera, world_from_cam)
-    squares = (residuals_px**2).sum(axis=1)
-    weights = 1.0 / (1.0 + squares)
-    hessian = np.einsum("n,nij,nik->jk", weights, jacobian, jacobian)
-    freedom = max(2.0 * float(weights.sum()) - 6.0, 1.0)
-    variance = max(float((weights * squares).sum()) / freedom, 0.01)
-    return variance * _inverse(hessian)
-
-
-def _inverse(hessian: Array) -> Array:
-    """Inverse of a positive semi-definite matrix, huge along what the matches leave open, whatever the units."""
+    whitening = _whitening(points_world, camera, world_from_cam, point_covariance)
+    squares, _, jacobian = _linearised(points_world, pixels, camera, world_from_cam, whitening)
+    freedom = max(2 * len(points_world) - 6, 1)
+    influence = max(float((squares / (1.0 + squares) ** 2).sum()) / freedom, _LEAST_VARIANCE)
+    slopes = 1.0 / (1.0 + squares) ** 2
+    slope = float(slopes.mean()) / (1.0 + 3.0 * float(slopes.var()) / (len(slopes) * float(slopes.mean()) ** 2))
+    hessian = jacobian.T @ jacobian
+    # Scaled to a unit diagonal, so that neither the unit of the scene nor that of angles decides what is singular.
     scale = 1.0 / np.sqrt(np.maximum(np.diag(hessian), 1e-300))
     values, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
-    root = scale[:, None] * vectors / np.sqrt(np.maximum(values, 1e-12))
-    inverse: Array = root @ root.T
-    return inverse
+    inverse = (vectors / np.maximum(values, 1e-12)) @ vectors.T
+    covariance: Array = influence / slope**2 * inverse * np.outer(scale, scale)
+    return (covariance + covariance.T) / 2
+
+
+def _least_squares(
+    points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None
+) -> Pose:
+    """Gauss-Newton with Cauchy's weights, damped when a step does not help; S stays that of the first pose."""
+    whitening = _whitening(points_world, camera, world_from_cam, point_covariance)
+    damping, cost, best = 1e-9, float("inf"), world_from_cam
+    for _ in range(15):
+        squares, residuals, jacobian = _linearised(points_world, flat, camera, world_from_cam, whitening)
+        now = float(np.log1p(squares).sum())
+        if now <= cost:
+            gain, cost, best = cost - now, now, world_from_cam
+            if gain < 1e-6 * (1.0 + now):
+                break
+            weighted = jacobian * np.tile(1.0 / (1.0 + squares), 2)[:, None]
+            hessian, gradient = weighted.T @ jacobian, weighted.T @ residuals
+        elif damping > 1.0:
+            break
+        else:
+            damping *= 100.0
+        step = np.linalg.lstsq(hessian + damping * np.diag(np.diag(hessian)), gradient, rcond=None)[0]
+        world_from_cam = best @ Pose.exp(step)
+    return best
+
+
+class _Whitening(NamedTuple):
+    """L⁻¹ of the Cholesky factors L of S, each 2x2 and lower triangular; (N,) arrays, or numbers for all alike."""
+
+    uu: Array | float
+    vu: Array | float
+    vv: Array | float
+
+
+def _whitening(points_world: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None) -> _Whitening:
+    if point_covariance is None:
+        return _Whitening(1.0 / NOISE_PX, 0.0, 1.0 / NOISE_PX)
+    jacobian = projection_jacobian(points_world, camera, world_from_cam)
+    by_point = -jacobian[:, :, 3:] @ world_from_cam.rotation.T  # moving the camera forward is moving the point back
+    spread = by_point @ point_covariance @ by_point.transpose(0, 2, 1)
+    a = np.sqrt(spread[:, 0, 0] + NOISE_PX**2)
+    b = spread[:, 0, 1] / a
+    c = np.sqrt(spread[:, 1, 1] + NOISE_PX**2 - b**2)
+    return _Whitening(1.0 / a, -b / (a * c), 1.0 / c)
+
+
+def _linearised(
+    points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose, whitening: _Whitening
+) -> tuple[Array, Array, Array]:
+    """Whitened squares (N,), residuals (2 N,) and Jacobian (2 N, 6) of the projections, all u first, then all v."""
+    jacobian = projection_jacobian(points_world, camera, world_from_cam)
+    u, v = _residuals(points_world, flat, camera, world_from_cam).T
+    white_u, white_v = whitening.uu * u, whitening.vu * u + whitening.vv * v
+    uu, vu, vv = (np.reshape(part, (-1, 1)) for part in whitening)
+    stacked = np.concatenate([uu * jacobian[:, 0], vu * jacobian[:, 0] + vv * jacobian[:, 1]])
+    return white_u**2 + white_v**2, np.concatenate([white_u, white_v]), stacked
 
 
 def projection_jacobian(points_world: Array, camera: Camera, world_from_cam: Pose) -> Array:
@@ -131,24 +204,12 @@ def projection_jacobian(points_world: Array, camera: Camera, world_from_cam: Pos
 
     The point in moved camera axes is exp(-ξ) x ≈ x - ρ - φ × x, so ∂x/∂(φ, ρ) = ([x]×, -I).
     """
-    x, y, z = np.moveaxis(world_from_cam.inv.apply(points_world), -1, 0)
-    zero = np.zeros_like(x)
-    by_point = np.stack(
-        [
-            np.stack([camera.fx / z, zero, -camera.fx * x / z**2], axis=-1),
-            np.stack([zero, camera.fy / z, -camera.fy * y / z**2], axis=-1),
-        ],
-        axis=-2,
-    )
-    cross = np.stack(
-        [
-            np.stack([zero, -z, y], axis=-1),
-            np.stack([z, zero, -x], axis=-1),
-            np.stack([-y, x, zero], axis=-1),
-        ],
-        axis=-2,
-    )
-    return np.concatenate([by_point @ cross, -by_point], axis=-1)
+    x, y, z = ((points_world - world_from_cam.translation) @ world_from_cam.rotation).T
+    a, b = x / z, y / z
+    jacobian = np.empty((len(z), 2, 6))
+    jacobian[:, 0] = camera.fx * np.stack([a * b, -1.0 - a * a, b, -1.0 / z, np.zeros_like(z), a / z], axis=-1)
+    jacobian[:, 1] = camera.fy * np.stack([1.0 + b * b, -a * b, -a, np.zeros_like(z), -1.0 / z, b / z], axis=-1)
+    return jacobian
 
 
 def residual_sigma_px(residuals_px: Array) -> float:
@@ -157,17 +218,19 @@ def residual_sigma_px(residuals_px: Array) -> float:
 
 
 def _residuals(points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose) -> Array:
-    """(N, 2) px; inf where a point is behind the camera or a pixel has no ray."""
-    return np.nan_to_num(flat - camera.pinhole.project(world_from_cam.inv.apply(points_world)), nan=np.inf)
+    """(N, 2) px in the distortion-free camera; inf where a point is behind it or a pixel has no ray."""
+    points_cam = (points_world - world_from_cam.translation) @ world_from_cam.rotation
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = points_cam[:, :2] / points_cam[:, 2:] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+        residuals = flat - found
+    residuals[(points_cam[:, 2] <= 0) | ~np.isfinite(residuals).all(axis=1)] = np.inf
+    return residuals
 
 
-def _least_squares(points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose) -> Pose:
-    start = poselib.CameraPose()
-    start.q, start.t = world_from_cam.inv.quat_wxyz, world_from_cam.inv.translation
-    refined, _ = poselib.refine_absolute_pose(
-        flat, points_world, start, _poselib_camera(camera), {"loss_type": "CAUCHY", "loss_scale": 1.0}
-    )
-    return Pose.nearest(refined.Rt).inv
+def _agree(points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose, max_error_px: float) -> Mask:
+    residuals = _residuals(points_world, flat, camera, world_from_cam)
+    agreeing: Mask = (residuals**2).sum(axis=1) < max_error_px**2
+    return agreeing
 
 
 def _poselib_camera(camera: Camera) -> dict[str, object]:

@@ -104,10 +104,10 @@ class Pose:
     @property
     def inv(self) -> Pose:
         """`a_from_b` of this `b_from_a`."""
-        return Pose(self.rotation.T, -self.rotation.T @ self.translation)
+        return _trusted(self.rotation.T, -self.rotation.T @ self.translation)
 
     def __matmul__(self, other: Pose) -> Pose:
-        return Pose(self.rotation @ other.rotation, self.rotation @ other.translation + self.translation)
+        return _trusted(self.rotation @ other.rotation, self.rotation @ other.translation + self.translation)
 
     def apply(self, points: ArrayLike) -> Array:
         """Move points (..., 3) from frame a to frame b."""
@@ -145,6 +145,15 @@ class Pose:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (np.array(self.rotation), np.array(self.translation)))
+
+
+def _trusted(rotation: Array, translation: Array) -> Pose:
+    """A pose made of valid ones: their checks cost more than the arithmetic."""
+    pose = object.__new__(Pose)
+    for name, value in (("rotation", rotation), ("translation", translation)):
+        value.setflags(write=False)
+        object.__setattr__(pose, name, value)
+    return pose
 
 
 class PoseError(NamedTuple):

@@ -75,8 +75,8 @@ class RunInfo:
         for how, fingerprint in told.items():
             if fingerprint != scene.fingerprint:
                 raise SceneError(
-                    f"the scene {how} has the fingerprint {fingerprint}, scene {scene.name} ({scene.labels} labels) has "
-                    f"{scene.fingerprint}: another place, split or ground truth; evaluate with the scene of the map"
+                    f"the scene {how} has the fingerprint {fingerprint}, scene {scene.name} ({scene.labels} labels) "
+                    f"has {scene.fingerprint}: another place, split or ground truth; evaluate with the scene of the map"
                 )
 
 
@@ -166,7 +166,8 @@ def _resume(folder: Path, identity: dict[str, Any]) -> list[Estimate]:
         return []
     if read_json(mark) != identity:
         raise PlacecellError(
-            f"{folder} holds an interrupted run of another map or other pictures; name another folder or pass --overwrite"
+            f"{folder} holds an interrupted run of another map or other pictures; name another folder or "
+            "pass --overwrite"
         )
     path = folder / "predictions.jsonl"
     return read_predictions(path, allow_partial_last=True) if path.is_file() else []

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 UNIT = 512.0
 """A descriptor stored as uint8 is the unit-length RootSIFT vector times this."""
+_ROUNDING = 1e-6
+"""Cosines of float32 are this exact: of two equal descriptors neither is nearer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +100,14 @@ def match(
 ) -> Matches:
     """Nearest neighbours of (N, 128) among (M, 128) unit descriptors that pass Lowe's ratio test.
 
-    The ratio is of Euclidean distances, best over second best. With `mutual` no descriptor is used twice. Descriptors as
-    `as_unit` gives them.
+    The ratio is of Euclidean distances, best over second best. With `mutual` no descriptor is used twice. Descriptors
+    as `as_unit` gives them.
     """
     if len(first) == 0 or len(second) < 2:
         none = np.zeros(0, np.intp)
         return Matches(none, none, np.zeros(0, np.float32))
     best, top, runner_up = _two_nearest(first, second)
-    kept = (1.0 - top) < ratio**2 * (1.0 - runner_up)
+    kept = (1.0 - top) + _ROUNDING < ratio**2 * (1.0 - runner_up)
     if mutual:
         # Each of the second set keeps its most similar suitor; the ratio test has already left few of them.
         order = np.argsort(-top, kind="stable")

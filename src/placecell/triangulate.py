@@ -17,6 +17,7 @@ from placecell.camera import Camera
 from placecell.colmap import to_colmap, to_rigid, write_database
 from placecell.log import Log
 from placecell.pairs import Pair
+from placecell.pnp import NOISE_PX, projection_jacobian
 from placecell.pose import Array, Pose, skew
 from placecell.sift import Features, as_unit, match
 
@@ -79,6 +80,21 @@ def triangulate(
     return tracks_of(found)
 
 
+def track_covariance(tracks: Tracks, views: Sequence[View], *, noise_px: float = NOISE_PX) -> Array:
+    """(N, 3, 3) covariance of the points in world axes: noise_px² (Σ A_iᵀ A_i)⁻¹ over each track's observations.
+
+    A_i is the derivative of the pixel by the point. Poses are taken as exact, so these are lower bounds.
+    """
+    information = np.zeros((len(tracks.points_world), 3, 3))
+    for index, view in enumerate(views):
+        seen = tracks.point[tracks.picture == index]
+        jacobian = projection_jacobian(tracks.points_world[seen], view.camera, view.world_from_cam)
+        by_point = -jacobian[:, :, 3:] @ view.world_from_cam.rotation.T
+        np.add.at(information, seen, by_point.transpose(0, 2, 1) @ by_point)
+    covariance: Array = noise_px**2 * np.asarray(np.linalg.pinv(information, hermitian=True), np.float64)
+    return covariance
+
+
 def tracks_of(reconstruction: Any) -> Tracks:
     """The points of a `pycolmap.Reconstruction` whose image ids are picture index + 1."""
     points: list[Array] = []
@@ -114,7 +130,9 @@ def _write_matches(
     database = pycolmap.Database.open(path)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for (i, j), matches in log.track(zip(pairs, pool.map(agreeing, pairs), strict=True), "matching", len(pairs)):
+            for (i, j), matches in log.track(
+                zip(pairs, pool.map(agreeing, pairs), strict=True), "matching", len(pairs)
+            ):
                 if len(matches) < 8:
                     continue
                 geometry = pycolmap.TwoViewGeometry()

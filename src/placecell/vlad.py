@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,15 +41,20 @@ class Vlad:
         share = min(1.0, 40_000 / max(total, 1))
         sample = [block[rng.random(len(block)) < share] for block in descriptors]
         pool = as_unit(np.concatenate(sample)) if sample else np.zeros((0, 128), np.float32)
+        if len(pool) == 0:
+            pool = np.zeros((1, 128), np.float32)
         if len(pool) < 2 * words:
             words = max(1, len(pool) // 2)
         start = pool[rng.choice(len(pool), words, replace=False)]
-        centres, _ = kmeans2(pool, start, iter=12, minit="matrix", missing="warn")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="One of the clusters is empty")  # such a word stays where it was
+            centres, _ = kmeans2(pool, start, iter=12, minit="matrix", missing="warn")
         bare = cls(centres.astype(np.float32), np.zeros(words * 128, np.float32), np.zeros((0, 0), np.float32))
         raw = np.stack([bare._aggregate(block) for block in descriptors])
         mean = raw.mean(axis=0)
         _, _, axes = np.linalg.svd(raw - mean, full_matrices=False)
-        return cls(bare.words, mean, axes[: min(dimensions, len(axes))].astype(np.float32))
+        trained = cls(bare.words, mean, axes[: min(dimensions, len(axes))].astype(np.float32))
+        return cls.from_tensors(trained.tensors())  # as a map keeps it, so that a map answers the same before and after
 
     def describe(self, descriptors: NDArray[np.uint8]) -> Vectors:
         """(D,) unit vector of a picture with descriptors (N, 128); zeros without any descriptor."""

@@ -43,7 +43,7 @@ def localize(
         pictures: A picture, a folder of them, or a scene folder.
         run: Run folder to make; an interrupted run goes on.
         split: Which frames of a scene are asked.
-        focal_px: Focal length of pictures without a scene; otherwise from EXIF, else as the map's pictures of that shape.
+        focal_px: Focal length of pictures without a scene; otherwise from EXIF, else as the map's pictures have it.
         threads: Processor threads.
         device: cpu, or cuda for families with networks.
         overwrite: Replace a finished run.
@@ -78,7 +78,9 @@ def _asked(
         return asked_of(scene, frames), told
     files = picture_files(pictures) if pictures.is_dir() else [pictures]
     if not files:
-        raise SceneError(f"{pictures} holds no pictures and is not a scene; name a picture, a folder of them or a scene")
+        raise SceneError(
+            f"{pictures} holds no pictures and is not a scene; name a picture, a folder of them or a scene"
+        )
     usual = camera_from_json(load_info(map).extra["camera"])
     root = pictures if pictures.is_dir() else pictures.parent
     return [_photo(path, path.relative_to(root).as_posix(), usual, focal_px) for path in files], None

@@ -102,7 +102,10 @@ class RetrievalMap:
 
     def save(self, folder: Path) -> None:
         """Write the map folder."""
-        tensors: dict[str, NDArray[Any]] = {"pictures.vlad": self.vectors, "pictures.world_from_cam": self.world_from_cam}
+        tensors: dict[str, NDArray[Any]] = {
+            "pictures.vlad": self.vectors,
+            "pictures.world_from_cam": self.world_from_cam,
+        }
         save_map(folder, self.info, {**tensors, **self.vlad.tensors()})
 
     @classmethod

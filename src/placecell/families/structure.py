@@ -23,7 +23,7 @@ from placecell.pnp import PnP, refine_pnp, solve_pnp
 from placecell.pose import Array, Pose
 from placecell.scene import Scene
 from placecell.sift import UNIT, Features, Sift, as_unit, match
-from placecell.triangulate import Tracks, View, triangulate
+from placecell.triangulate import Tracks, View, track_covariance, triangulate
 from placecell.vlad import Vlad
 
 Indices = NDArray[np.int32]
@@ -60,10 +60,12 @@ class Structure:
     """Fewer agreeing matches are no answer."""
     max_error_px: float = 6.0
     """A match agrees when its reprojection error is below this."""
-    covisible: int = 15
+    covisible: int = 40
     """Pictures whose points the 3D-to-2D search takes in."""
     likeness: float = 0.75
     """Cosine of descriptors a 3D-to-2D match must reach."""
+    doubt: float = 8.0
+    """The points' covariance is taken so many times larger than their tracks say: neighbours err alike."""
 
     @property
     def sift(self) -> Sift:
@@ -107,6 +109,7 @@ class Structure:
             family=self,
             info=MapInfo.of(self, scene, seed),
             points=tracks.points_world.astype(np.float32),
+            spread=(self.doubt * track_covariance(tracks, views)[:, *_UPPER]).astype(np.float32),
             descriptors=_track_descriptors(tracks, descriptors),
             seen_point=tracks.point[order],
             seen_start=np.searchsorted(tracks.picture[order], np.arange(len(views) + 1)).astype(np.int32),
@@ -123,6 +126,8 @@ class StructureMap:
     info: MapInfo
     points: NDArray[np.float32]
     """(N, 3) world."""
+    spread: NDArray[np.float32]
+    """(N, 6) upper triangle of each point's covariance, world axes."""
     descriptors: NDArray[np.uint8]
     """(N, 128) mean RootSIFT of each point's track."""
     seen_point: Indices
@@ -186,6 +191,7 @@ class StructureMap:
                 features.pixels[chosen],
                 query.camera,
                 best.world_from_cam,
+                point_covariance=_symmetric(self.spread[points]),
                 max_error_px=min(self.family.max_error_px, radius_px),
             )
             if more.world_from_cam is None or more.count < best.count:
@@ -227,6 +233,7 @@ class StructureMap:
         """Write the map folder."""
         tensors: dict[str, NDArray[Any]] = {
             "points": self.points,
+            "points.spread": self.spread,
             "descriptors": self.descriptors,
             "seen.point": self.seen_point,
             "seen.start": self.seen_start,
@@ -243,12 +250,21 @@ class StructureMap:
             family=config_from_json(Structure, info.config),
             info=info,
             points=tensors["points"],
+            spread=tensors["points.spread"],
             descriptors=tensors["descriptors"],
             seen_point=tensors["seen.point"],
             seen_start=tensors["seen.start"],
             vlad=Vlad.from_tensors(tensors),
             vectors=tensors["pictures.vlad"].astype(np.float32),
         )
+
+
+_UPPER = np.triu_indices(3)
+
+
+def _symmetric(upper: NDArray[np.float32]) -> Array:
+    """(N, 3, 3) matrices of their upper triangles (N, 6)."""
+    return upper.astype(np.float64)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
 
 
 class Projected(NamedTuple):
