@@ -58,7 +58,7 @@ class TestLoadMap:
 
     def test_a_map_of_an_unknown_family_is_refused_by_its_name(self, tmp_path: Path) -> None:
         save_map(tmp_path / "map", self.info("posenet-2031"), {})
-        with pytest.raises(MapError, match="'posenet-2031'.*structure"):
+        with pytest.raises(MapError, match=r"'posenet-2031'.*structure"):
             load_map(tmp_path / "map")
 
     @every_name

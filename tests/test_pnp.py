@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from placecell.camera import Camera
 from placecell.colmap import to_colmap, to_pose, to_rigid
-from placecell.pnp import PnP, pose_covariance, projection_jacobian, refine_pnp, residual_sigma_px, solve_pnp
+from placecell.pnp import NOISE_PX, PnP, pose_covariance, projection_jacobian, refine_pnp, residual_sigma_px, solve_pnp
 from placecell.pose import Array, Pose, pose_error, skew
 
 PINHOLE = Camera(640, 480, 520.0, 530.0, 315.0, 245.0)
@@ -284,3 +284,59 @@ class TestCovariance:
         residuals[:60] = 50.0
         assert residual_sigma_px(residuals) == pytest.approx(0.7, rel=0.25)
         assert np.isnan(residual_sigma_px(np.zeros((0, 2))))
+
+
+class TestPointCovariance:
+    """Points that are themselves uncertain: ill-placed across the view for half of them, exact for the rest."""
+
+    points, pixels, _ = matches(PINHOLE, 120)
+    spread = np.zeros((120, 3, 3))
+    spread[::2] = WORLD_FROM_CAM.rotation @ np.diag([0.03, 0.01, 0.02]) ** 2 @ WORLD_FROM_CAM.rotation.T
+    spread[1::2] = np.diag([0.001, 0.001, 0.001]) ** 2
+
+    def noisy(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Points and pixels, each off by as much as is said of them."""
+        off = np.einsum("nij,nj->ni", np.linalg.cholesky(self.spread), rng.standard_normal((120, 3)))
+        return self.points + off, self.pixels + NOISE_PX * rng.standard_normal((120, 2))
+
+    def test_the_scatter_is_what_it_says_and_less_than_without_it(self) -> None:
+        rng = np.random.default_rng(4)
+        runs = 200
+        told, untold, nees = np.zeros((runs, 6)), np.zeros((runs, 6)), np.zeros(runs)
+        for run in range(runs):
+            points, pixels = self.noisy(rng)
+            weighted, covariance = posed(
+                refine_pnp(points, pixels, PINHOLE, WORLD_FROM_CAM, point_covariance=self.spread, max_error_px=60.0)
+            )
+            plain, _ = posed(refine_pnp(points, pixels, PINHOLE, WORLD_FROM_CAM, max_error_px=60.0))
+            told[run], untold[run] = ((WORLD_FROM_CAM.inv @ pose).log() for pose in (weighted, plain))
+            nees[run] = told[run] @ np.linalg.solve(covariance, told[run])
+        assert nees.mean() == pytest.approx(6.0, abs=1.2)
+        shrunk = told.std(axis=0) / untold.std(axis=0)
+        assert (shrunk < 1.0).all() and shrunk.mean() < 0.92  # Cauchy's weights alone spare us some of the harm
+
+    def test_exact_points_are_those_without_one(self) -> None:
+        _, pixels = self.noisy(np.random.default_rng(5))
+        none, zero = (
+            posed(refine_pnp(self.points, pixels, PINHOLE, WORLD_FROM_CAM, point_covariance=spread))
+            for spread in (None, np.zeros((120, 3, 3)))
+        )
+        np.testing.assert_allclose(zero[0].matrix, none[0].matrix, atol=1e-10)
+        np.testing.assert_allclose(zero[1], none[1], rtol=1e-8, atol=1e-16)
+
+    def test_it_is_in_world_axes(self) -> None:
+        points, pixels = self.noisy(np.random.default_rng(6))
+        moved_from_world = Pose.exp([0.3, 2.0, -0.7, 40.0, -3.0, 12.0])
+        turned = moved_from_world.rotation @ self.spread @ moved_from_world.rotation.T
+        here = posed(refine_pnp(points, pixels, PINHOLE, WORLD_FROM_CAM, point_covariance=self.spread))
+        there = posed(
+            refine_pnp(
+                moved_from_world.apply(points),
+                pixels,
+                PINHOLE,
+                moved_from_world @ WORLD_FROM_CAM,
+                point_covariance=turned,
+            )
+        )
+        assert pose_error(there[0], moved_from_world @ here[0]).distance < 1e-6
+        np.testing.assert_allclose(there[1], here[1], rtol=1e-4, atol=1e-12)

@@ -184,7 +184,9 @@ class TestAsUnit:
         unit = as_unit(stored)
         assert unit.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-6)
-        np.testing.assert_allclose(unit * np.linalg.norm(stored.astype(float), axis=1, keepdims=True), stored, atol=1e-3)
+        np.testing.assert_allclose(
+            unit * np.linalg.norm(stored.astype(float), axis=1, keepdims=True), stored, atol=1e-3
+        )
 
     def test_zeros_stay_zeros(self) -> None:
         assert (as_unit(np.zeros((2, 128), np.uint8)) == 0).all()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,17 @@ from placecell.pose import Pose
 from placecell.sift import Features
 
 MODELS: dict[str, str] = {"pinhole": "PINHOLE", "opencv": "OPENCV", "fisheye": "OPENCV_FISHEYE"}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """pycolmap's own log lines off, below errors; its setting is put back."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = 3
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before
 
 
 def to_colmap(camera: Camera, camera_id: int) -> Any:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
 
 from placecell.camera import Camera
 from placecell.colmap import from_colmap, to_colmap, to_pose, write_database
 from placecell.errors import SceneError
 from placecell.exif import camera_guess
-from placecell.images import read_exif, read_image
+from placecell.images import read_exif, read_image, resize_image
 from placecell.log import Log
+from placecell.mapping import reconstructions
 from placecell.pairs import Pair, exhaustive, retrieved, sequential, unique
 from placecell.points import PointCloud
 from placecell.scene import Frame, Scene
 from placecell.sift import Features, Sift, in_parallel, load_features, save_features
 from placecell.triangulate import tracks_of
+from placecell.two_view import Verification, match_into, read_matches
 from placecell.vlad import Vlad
 
 Order = Literal["video", "photos"]
@@ -35,18 +40,27 @@ class Picture:
     path: Path
     sequence: str = ""
     time_s: float | None = None
+    lens: str | None = None
+    """Pictures of one lens share their intrinsics; None: told by EXIF, else it has its own."""
+    camera: Camera | None = None
+    """Intrinsics to start from; otherwise guessed from EXIF."""
 
 
 @dataclass(frozen=True)
 class Sfm:
-    """Settings of structure from motion. Frozen."""
+    """Settings of structure from motion. Frozen; the defaults are for video, `PHOTOS` for photos."""
 
+    order: Order = "video"
+    """`video` when neighbours in the list are neighbours in time."""
     features: int = 1600
     """SIFT features a picture, at most."""
     contrast: float = 0.0133
     """SIFT's peak threshold."""
+    max_side_px: int = 1600
+    """Features are found in the picture shrunk to this, and scaled back to its pixels."""
+    verification: Verification = field(default_factory=Verification)
     overlap: int = 8
-    """Video: each frame is matched with so many after it, and with those 2, 4, 8 … 2^overlap after it."""
+    """Video: each frame is matched with so many after it, and with those 2, 4, 8 … 2^(overlap - 1) after it."""
     retrieved: int = 5
     """Each frame is also matched with so many that look like it (VLAD); for photos, beyond `exhaustive_to`."""
     exhaustive_to: int = 120
@@ -55,62 +69,90 @@ class Sfm:
     """All poses at once (pycolmap's global mapper, GLOMAP) instead of picture by picture."""
     least_share: float = 0.5
     """A scene must hold at least this share of the pictures; less is an error with an account of what joined."""
+    seed: int = 0
+    threads: int = 2
+
+
+PHOTOS = Sfm(order="photos", features=6000, verification=Verification(max_error=0.004), retrieved=40)
+
+
+class Stages:
+    """Seconds of wall time by stage, in the order they ran."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def reconstruct(
-    pictures: Sequence[Picture],
-    *,
-    name: str,
-    order: Order,
-    settings: Sfm,
-    workspace: Path,
-    camera: Camera | None = None,
-    seed: int = 0,
-    log: Log,
+    pictures: Sequence[Picture], name: str, settings: Sfm, workspace: Path, log: Log, stages: Stages | None = None
 ) -> Scene:
     """Poses, intrinsics and points of pictures nobody has labelled; the scale is arbitrary.
 
+    The frames are those of the largest model, in the order of the pictures; `Scene.notes` tell what was left out.
+
     Args:
-        order: `video` when neighbours in the list are neighbours in time.
         workspace: folder for features, matches and models; a second call with the same input goes on from there.
-        camera: known intrinsics of all pictures, kept fixed; otherwise guessed from EXIF and refined.
 
     Raises:
-        SceneError: too few pictures, or no single model joins enough of them; the text accounts for the pieces.
+        SceneError: too few pictures, nothing to see on them, or no model joins enough of them; the text accounts for
+            the pieces.
+        ImageError: a picture cannot be read.
+        PlacecellError: the workspace cannot be written, or the disk is full.
     """
+    stages = stages or Stages()
     if len(pictures) < 3:
-        raise SceneError(f"{len(pictures)} pictures are too few for structure from motion; give 3 or more, better 30")
-    features = _detect(pictures, settings, workspace / "features", log)
-    lenses = _cameras(pictures, order, camera)
-    pairs = _pairs(features, order, settings, seed)
+        count = "1 picture is" if len(pictures) == 1 else f"{len(pictures)} pictures are"
+        raise SceneError(f"{name}: {count} too few for structure from motion; give 3 or more, better 30")
+    with stages.timed("features"):
+        features = _detect(pictures, settings, workspace / "features", log)
     database = workspace / "database.db"
-    if not database.is_file():
-        aside = workspace / "database.partial"
-        aside.unlink(missing_ok=True)
-        write_database(aside, [_key(i) for i in range(len(pictures))], features, lenses.theirs, lenses.index)
-        aside.rename(database)
-    with quiet():
-        _match(database, pairs, seed, log)
-        models = _map(database, workspace, settings, camera is not None, seed, log)
-    _account(models, pictures, settings, log)
-    return _scene(models, pictures, features, name)
+    with stages.timed("matching"), _plainly(database):
+        lenses = _lenses(pictures)
+        if not database.is_file():
+            aside = database.with_suffix(".partial")
+            aside.unlink(missing_ok=True)
+            write_database(aside, [_key(i) for i in range(len(pictures))], features, lenses.cameras, lenses.of_picture)
+            aside.rename(database)
+        sizes_px = [max(lenses.cameras[lens].width, lenses.cameras[lens].height) for lens in lenses.of_picture]
+        match_into(
+            database, features, sizes_px, _pairs(features, settings), settings.verification, log, settings.threads
+        )
+    with stages.timed("mapping"), _plainly(database):
+        models = reconstructions(
+            database,
+            workspace / "models",
+            pictures=len(pictures),
+            at_once=settings.global_mapper,
+            seed=settings.seed,
+            threads=settings.threads,
+            log=log,
+        )
+    _account(models, pictures, features, database, settings, log)
+    with stages.timed("points"):
+        return _scene(models, pictures, features, name)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """pycolmap's own log lines off, below errors; its setting is put back."""
-    before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = 3
+def _plainly(database: Path) -> Iterator[None]:
+    """What pycolmap and SQLite raise (a full disk, a damaged file), in one line."""
     try:
         yield
-    finally:
-        pycolmap.logging.minloglevel = before
-
-
-@dataclass(frozen=True, eq=False)
-class _Cameras:
-    theirs: list[Any]
-    index: list[int]
+    except (RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, SceneError):
+            raise
+        why = " ".join(str(error).split())[-200:]
+        raise SceneError(
+            f"{database.parent}: structure from motion broke off ({why}); free some space, or remove that folder"
+        ) from error
 
 
 def _detect(pictures: Sequence[Picture], settings: Sfm, folder: Path, log: Log) -> list[Features]:
@@ -122,110 +164,104 @@ def _detect(pictures: Sequence[Picture], settings: Sfm, folder: Path, log: Log) 
         path = folder / f"{index:06d}.safetensors"
         if path.is_file():
             return load_features(path)
-        found = sift.detect(read_image(picture.path))
+        found = _features(read_image(picture.path), sift, settings.max_side_px)
         save_features(found, path)
         return found
 
-    folder.mkdir(parents=True, exist_ok=True)
     items = list(enumerate(pictures))
-    return list(log.track(in_parallel(features_of, items, 2), "detecting features", len(items)))
+    found = list(log.track(in_parallel(features_of, items, settings.threads), "detecting features", len(items)))
+    empty = [index for index, one in enumerate(found) if len(one) < 50]
+    if len(pictures) - len(empty) < 3:
+        raise SceneError(
+            f"nothing to see on {len(empty)} of {len(pictures)} pictures ({_names(empty, pictures)}): black, blank or "
+            "out of focus; take sharp pictures of a place with texture, in light"
+        )
+    return found
 
 
-def _cameras(pictures: Sequence[Picture], order: Order, known: Camera | None) -> _Cameras:
-    """One camera for a video; for photos one for each maker, model, focal length and size, or each its own."""
-    if known is not None:
-        theirs = to_colmap(known, 1)
-        theirs.has_prior_focal_length = True
-        return _Cameras([theirs], [0] * len(pictures))
+def _features(image: NDArray[np.uint8], sift: Sift, max_side_px: int) -> Features:
+    height, width = image.shape[:2]
+    small, camera = resize_image(image, Camera.from_focal(width, height, width), max_side_px=max_side_px)
+    found = sift.detect(small)
+    scale = np.array([width / camera.width, height / camera.height], np.float32)
+    return Features(found.pixels * scale, found.scales_px * scale.mean(), found.angles_rad, found.descriptors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lenses:
+    cameras: list[Any]
+    """`pycolmap.Camera`s with ids from 1."""
+    of_picture: list[int]
+
+
+def _lenses(pictures: Sequence[Picture]) -> _Lenses:
+    """One camera for each lens that the pictures name; else for each maker, model, focal length and size of EXIF."""
     keys: dict[object, int] = {}
-    theirs_list: list[Any] = []
-    index = []
+    cameras: list[Any] = []
+    of_picture = []
     for number, picture in enumerate(pictures):
         exif = read_exif(picture.path)
-        guess, focal_known = camera_guess(exif)
-        key: object = (exif.device, guess) if focal_known else number
-        if order == "video":
-            key = "video"
+        guess, known = camera_guess(exif)
+        key: object = picture.lens if picture.lens is not None else (exif.device, guess) if known else number
+        if picture.camera is not None:
+            guess, known = picture.camera.resized(exif.width, exif.height), True
+        key = (key, guess.width, guess.height)
         if key not in keys:
-            keys[key] = len(theirs_list)
-            theirs = pycolmap.Camera(
-                camera_id=len(theirs_list) + 1,
-                model="SIMPLE_RADIAL",
-                width=guess.width,
-                height=guess.height,
-                params=[guess.fx, guess.width / 2, guess.height / 2, 0.0],
-            )
-            theirs.has_prior_focal_length = focal_known
-            theirs_list.append(theirs)
-        index.append(keys[key])
-    return _Cameras(theirs_list, index)
+            keys[key] = len(cameras)
+            cameras.append(_prior(guess, known, len(cameras) + 1))
+        of_picture.append(keys[key])
+    return _Lenses(cameras, of_picture)
 
 
-def _pairs(features: Sequence[Features], order: Order, settings: Sfm, seed: int) -> list[Pair]:
+def _prior(guess: Camera, known: bool, camera_id: int) -> Any:
+    """A camera to refine: with one focal length and one term of distortion, unless it comes with more."""
+    theirs = to_colmap(guess, camera_id)
+    if guess.model == "pinhole" and abs(guess.fx / guess.fy - 1) < 1e-3:
+        theirs = pycolmap.Camera(
+            camera_id=camera_id,
+            model="SIMPLE_RADIAL",
+            width=guess.width,
+            height=guess.height,
+            params=[guess.fx, guess.cx, guess.cy, 0.0],
+        )
+    theirs.has_prior_focal_length = known
+    return theirs
+
+
+def _pairs(features: Sequence[Features], settings: Sfm) -> list[Pair]:
     count = len(features)
-    if order == "photos" and count <= settings.exhaustive_to:
+    if settings.order == "photos" and count <= settings.exhaustive_to:
         return exhaustive(count)
-    vlad = Vlad.train([found.descriptors for found in features], seed=seed)
+    vlad = Vlad.train([found.descriptors for found in features], seed=settings.seed)
     vectors = np.stack([vlad.describe(found.descriptors) for found in features])
-    if order == "photos":
-        return retrieved(vectors, count=max(30, settings.retrieved))
+    if settings.order == "photos":
+        return retrieved(vectors, count=settings.retrieved)
     loops = retrieved(vectors, count=settings.retrieved, min_gap=2 * settings.overlap)
     return unique(sequential(count, overlap=settings.overlap) + loops)
 
 
 def _key(index: int) -> str:
-    """The name of picture `index` in the database: without the spaces that pair lists cannot hold."""
+    """The name of picture `index` in the database."""
     return f"{index:06d}"
 
 
-def _match(database: Path, pairs: Sequence[Pair], seed: int, log: Log) -> None:
-    """Match and verify the pairs; those already in the database are passed over by pycolmap."""
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.use_gpu = False
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = seed
-    pairing = pycolmap.ImportedPairingOptions()
-    block = 200
-    listing = database.with_name("pairs.txt")
-    for begin in log.track(range(0, len(pairs), block), f"matching {len(pairs)} pairs", -(-len(pairs) // block)):
-        lines = (f"{_key(i)} {_key(j)}\n" for i, j in pairs[begin : begin + block])
-        listing.write_text("".join(lines), encoding="utf-8")
-        pairing.match_list_path = listing
-        pycolmap.match_image_pairs(database, matching, pairing, verification, pycolmap.Device.cpu)
-
-
-def _map(database: Path, workspace: Path, settings: Sfm, fixed: bool, seed: int, log: Log) -> list[Any]:
-    """The reconstructions, largest first."""
-    folder = workspace / "models"
-    folder.mkdir(exist_ok=True)
-    if settings.global_mapper:
-        log.say("mapping all pictures at once")
-        options = pycolmap.GlobalPipelineOptions()
-        options.random_seed = seed
-        models = pycolmap.global_mapping(database, workspace, folder, options)
-    else:
-        log.say("mapping picture by picture")
-        models = pycolmap.incremental_mapping(database, workspace, folder, _incremental(fixed, seed))
-    return sorted(models.values(), key=lambda model: -model.num_reg_images())
-
-
-def _incremental(fixed: bool, seed: int) -> Any:
-    options = pycolmap.IncrementalPipelineOptions()
-    options.random_seed = seed
-    options.extract_colors = False
-    options.min_model_size = 3
-    options.ba_refine_focal_length = options.ba_refine_extra_params = not fixed
-    # Fewer global bundle adjustments than the default: every 1.4-fold growth instead of 1.1; see docs/benchmarks.md.
-    options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.4
-    options.ba_global_max_refinements = 2
-    return options
-
-
-def _account(models: Sequence[Any], pictures: Sequence[Picture], settings: Sfm, log: Log) -> None:
+def _account(
+    models: Sequence[Any],
+    pictures: Sequence[Picture],
+    features: Sequence[Features],
+    database: Path,
+    settings: Sfm,
+    log: Log,
+) -> None:
     """Say what was joined; raise when the largest model is no map of the place."""
     count = len(pictures)
     joined = [_registered(model) for model in models]
     largest = len(joined[0]) if joined else 0
+    if largest < max(3, settings.least_share * count) and _turns_only(database, features):
+        raise SceneError(
+            f"the camera only turned: what {count} pictures show moves as if infinitely far away or on one flat wall, "
+            "and no depth can be had from that; walk sideways while filming"
+        )
     if largest == count:
         log.say(f"all {count} pictures joined in one model")
         return
@@ -238,6 +274,17 @@ def _account(models: Sequence[Any], pictures: Sequence[Picture], settings: Sfm, 
             "Take pictures that overlap by two thirds, a step apart and not only forward, or a slow video"
         )
     log.warn(f"{largest} of {count} pictures joined in the model that is kept; {account}")
+
+
+def _turns_only(database: Path, features: Sequence[Features]) -> bool:
+    """Whether homographies explain the matches of most pairs: pure rotation, or a plane."""
+    agreed = list(read_matches(database).items())
+    explained = []
+    for (i, j), matches in agreed[:: max(1, len(agreed) // 40)]:
+        pixels = features[i].pixels[matches[:, 0]], features[j].pixels[matches[:, 1]]
+        _, mask = cv2.findHomography(*pixels, cv2.RANSAC, 3.0)
+        explained.append(0.0 if mask is None else float(np.mean(mask)))
+    return len(explained) >= 3 and float(np.median(explained)) > 0.85
 
 
 def _registered(model: Any) -> list[int]:
@@ -253,7 +300,6 @@ def _scene(models: Sequence[Any], pictures: Sequence[Picture], features: Sequenc
     """The largest model as a scene, its root the root of the file system; frames left out are absent."""
     model = models[0]
     kept = _registered(model)
-    cameras = {str(key): from_colmap(camera) for key, camera in model.cameras.items()}
     frames = []
     for index in kept:
         image, picture = model.images[index + 1], pictures[index]
@@ -275,7 +321,7 @@ def _scene(models: Sequence[Any], pictures: Sequence[Picture], features: Sequenc
         labels="sfm",
         metric=False,
         frames=tuple(frames),
-        cameras={key: cameras[key] for key in sorted({frame.camera for frame in frames}, key=int)},
+        cameras={key: from_colmap(model.cameras[int(key)]) for key in dict.fromkeys(frame.camera for frame in frames)},
         root=Path(pictures[0].path.resolve().anchor),
         points=_points(model, features, {picture: frame for frame, picture in enumerate(kept)}, pictures),
         notes=tuple(notes),
@@ -295,7 +341,13 @@ def _points(
     return PointCloud(tracks.points_world, rgb, tracks.point, frames, pixels)
 
 
-def _colours(point: Any, picture: Any, pixels: Any, count: int, pictures: Sequence[Picture]) -> Any:
+def _colours(
+    point: NDArray[np.int32],
+    picture: NDArray[np.int32],
+    pixels: NDArray[np.float32],
+    count: int,
+    pictures: Sequence[Picture],
+) -> NDArray[np.uint8]:
     """(N, 3) mean colour of each point over the pictures that saw it."""
     total, seen = np.zeros((count, 3)), np.bincount(point, minlength=count)[:, None]
     for index in np.unique(picture):

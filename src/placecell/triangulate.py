@@ -14,7 +14,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
-from placecell.colmap import to_colmap, to_rigid, write_database
+from placecell.colmap import quiet, to_colmap, to_rigid, write_database
 from placecell.log import Log
 from placecell.pairs import Pair
 from placecell.pnp import NOISE_PX, projection_jacobian
@@ -76,7 +76,8 @@ def triangulate(
         log.say(f"triangulating points from {len(views)} pictures")
         options = pycolmap.IncrementalPipelineOptions()
         options.extract_colors = False
-        found = pycolmap.triangulate_points(posed, database_path, folder, folder, options=options)
+        with quiet():
+            found = pycolmap.triangulate_points(posed, database_path, folder, folder, options=options)
     return tracks_of(found)
 
 
@@ -151,7 +152,8 @@ def _epipolar_error_px(first: View, second: View, rays_first: Array, rays_second
     b = np.concatenate([rays_second, np.ones((len(rays_second), 1))], axis=1)
     lines_second, lines_first = a @ essential.T, b @ essential
     numerator = np.abs(np.einsum("nk,nk->n", b, lines_second))
-    in_second = numerator / np.maximum(np.linalg.norm(lines_second[:, :2], axis=1), 1e-12) * second.camera.fx
-    in_first = numerator / np.maximum(np.linalg.norm(lines_first[:, :2], axis=1), 1e-12) * first.camera.fx
-    larger: Array = np.maximum(in_first, in_second)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        in_second = numerator / np.linalg.norm(lines_second[:, :2], axis=1) * second.camera.fx
+        in_first = numerator / np.linalg.norm(lines_first[:, :2], axis=1) * first.camera.fx
+    larger: Array = np.nan_to_num(np.maximum(in_first, in_second), nan=np.inf)
     return larger

@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> None:
         scene: Annotated[Path, tyro.conf.Positional],
         map: Annotated[Path, tyro.conf.Positional],
         family: Annotated[str, tyro.conf.Positional],
-        settings: Annotated[Any, tyro.conf.arg(constructor=kind), tyro.conf.OmitArgPrefixes],
+        settings: Any,
         seed: int = 0,
         device: str = "cpu",
         overwrite: bool = False,
@@ -56,6 +56,7 @@ def main(words: Sequence[str]) -> None:
             f"placecell localize {map} {scene} run/ --split test",
         )
 
+    build.__annotations__["settings"] = Annotated[kind, tyro.conf.OmitArgPrefixes]
     parse("build", build, words)
 
 
