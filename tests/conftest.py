@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from hypothesis import settings
 from scipy.spatial.transform import Rotation
 
 from placecell.camera import Camera
+from placecell.catalog import family
+from placecell.estimate import Query
+from placecell.localizer import Localizer
+from placecell.log import Silent
 from placecell.points import PointCloud
 from placecell.pose import Pose
 from placecell.scene import DepthSensor, Frame, Scene
@@ -38,10 +43,29 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def room_scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """A rendered room with exact poses, depth and points: 40 training and 15 test frames of 640x480."""
+    """A rendered room with exact poses, depth and points: 30 training and 6 test frames of 480x360, all read-only."""
     from placecell.synthetic import make_scene
 
-    return make_scene(tmp_path_factory.mktemp("room") / "scene", train=40, test=15, size=(640, 480), seed=0)
+    return make_scene(tmp_path_factory.mktemp("room") / "scene", train=30, test=6, size=(480, 360), seed=0)
+
+
+@pytest.fixture(scope="session")
+def room_queries(room_scene: Scene) -> list[Query]:
+    """The test pictures of the room."""
+    from placecell.images import load_query
+
+    return [load_query(room_scene, frame) for frame in room_scene.split("test").frames]
+
+
+@pytest.fixture(scope="session")
+def room_map(room_scene: Scene) -> Callable[[str], Localizer]:
+    """The map of the room by the family of a name, with its default settings and seed 0; built once."""
+
+    @cache
+    def build(name: str) -> Localizer:
+        return family(name)().build(room_scene, device="cpu", seed=0, log=Silent())
+
+    return build
 
 
 SceneMaker = Callable[..., Scene]

@@ -138,9 +138,7 @@ class TestBoth:
 
 @pytest.mark.data
 @pytest.mark.parametrize("labels", ["kinectfusion", "sfm"])
-def test_on_the_red_kitchen_the_oracle_is_far_below_the_constant(
-    data_root: Path, labels: seven_scenes.Labels
-) -> None:
+def test_on_the_red_kitchen_the_oracle_is_far_below_the_constant(data_root: Path, labels: seven_scenes.Labels) -> None:
     scene = seven_scenes.read(data_root / "redkitchen", labels=labels)
     asked = scene.split("test").posed
     assert len(asked) > 100

@@ -70,7 +70,9 @@ def errors(tracks: Tracks, truth: NDArray[np.int64]) -> Array:
 
 
 class TestTriangulate:
-    @pytest.mark.parametrize("cameras", [(c,) for c in CAMERAS] + [CAMERAS], ids=["pinhole", "opencv", "fisheye", "all"])
+    @pytest.mark.parametrize(
+        "cameras", [(c,) for c in CAMERAS] + [CAMERAS], ids=["pinhole", "opencv", "fisheye", "all"]
+    )
     def test_exact_tracks_give_exact_points(self, cameras: tuple[Camera, ...]) -> None:
         shots = Shots(path(), cameras)
         tracks = shots.triangulated()
@@ -88,6 +90,18 @@ class TestTriangulate:
         assert (truth < 0).sum() < 0.01 * len(truth)
         assert errors(tracks, truth)[truth >= 0].max() < 5e-3
         assert np.median(errors(tracks, truth)[truth >= 0]) < 1e-5
+
+    def test_matches_may_lie_so_far_off_their_epipolar_lines_and_no_farther(self) -> None:
+        shots = Shots(path())
+        rng = np.random.default_rng(3)
+        for index, view in enumerate(shots.views):
+            pixels = view.features.pixels + rng.standard_normal(view.features.pixels.shape).astype(np.float32)
+            shots.views[index] = replace(view, features=replace(view.features, pixels=pixels))
+        loose, tight = (
+            triangulate(shots.views, exhaustive(8), max_error_px=limit, log=Silent()) for limit in (5.0, 0.1)
+        )
+        assert len(loose.points_world) > 0.9 * len(POINTS)
+        assert len(tight.point) < 0.2 * len(loose.point)
 
     def test_every_point_is_seen_by_three_pictures(self) -> None:
         tracks = Shots(path()).triangulated()

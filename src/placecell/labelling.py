@@ -16,6 +16,7 @@ from placecell import atomic
 from placecell.align import MetricFit, align_scene, metric_from_depth, metric_from_distance, metric_from_gps
 from placecell.errors import FormatError, PlacecellError, SceneError
 from placecell.images import load_query, read_exif
+from placecell.localizer import versions
 from placecell.log import Log
 from placecell.points import PointCloud
 from placecell.scene import Frame, Scene, read_json
@@ -100,7 +101,7 @@ def _check(source: Source, wish: Wish) -> None:
         raise SceneError(f"{source.path}: {source.kind} have no labels to choose from; drop --labels")
     if wish.relabel and source.kind != "dataset":
         raise SceneError(f"{source.path}: {source.kind} have no labels to replace; drop --relabel")
-    if wish.every is not None and wish.every < 1 or wish.frames < 1:
+    if (wish.every is not None and wish.every < 1) or wish.frames < 1:
         raise SceneError("--every and --frames count frames; give 1 or more")
     if wish.focal_px is not None and not 0 < wish.focal_px < 1e6:
         raise SceneError(f"--focal-px {wish.focal_px:g} is no focal length in pixels; 1.2 times the width is usual")
@@ -128,7 +129,7 @@ def _sfm(source: Source, wish: Wish) -> Sfm:
 def _settings(source: Source, wish: Wish) -> dict[str, Any]:
     """What shapes the pictures and the model; the rest may change between two runs."""
     shaping = {"every": wish.every, "frames": wish.frames, "focal_px": wish.focal_px, "format": source.format}
-    return {**shaping, "sfm": repr(_sfm(source, replace(wish, threads=1)))}
+    return {**shaping, "sfm": repr(_sfm(source, replace(wish, threads=1))), "versions": versions()}
 
 
 @contextmanager

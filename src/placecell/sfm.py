@@ -5,45 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
-import pycolmap
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
-from placecell.colmap import from_colmap, to_colmap, to_pose, write_database
+from placecell.colmap import from_colmap, to_pose, write_database
 from placecell.errors import SceneError
-from placecell.exif import camera_guess
-from placecell.images import read_exif, read_image, resize_image
+from placecell.images import read_image, resize_image
+from placecell.lenses import Picture as Picture
+from placecell.lenses import lenses_of
 from placecell.log import Log
-from placecell.mapping import reconstructions
+from placecell.mapping import How, reconstructions
 from placecell.pairs import Pair, exhaustive, retrieved, sequential, unique
 from placecell.points import PointCloud
 from placecell.scene import Frame, Scene
 from placecell.sift import Features, Sift, in_parallel, load_features, save_features
-from placecell.triangulate import tracks_of
-from placecell.two_view import Verification, match_into, read_matches
+from placecell.triangulate import Tracks, tracks_of
+from placecell.two_view import Verification, match_into, turns_only
 from placecell.vlad import Vlad
 
 Order = Literal["video", "photos"]
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture to reconstruct from."""
-
-    name: str
-    path: Path
-    sequence: str = ""
-    time_s: float | None = None
-    lens: str | None = None
-    """Pictures of one lens share their intrinsics; None: told by EXIF, else it has its own."""
-    camera: Camera | None = None
-    """Intrinsics to start from; otherwise guessed from EXIF."""
+_LEAST_POINTS = 15
+_LEAST_FEATURES = 50
+_DOUBT = "joined by lowered demands (points that two pictures see, small angles): look at it before you trust it"
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ class Sfm:
     """Video: each frame is matched with so many after it, and with those 2, 4, 8 … 2^(overlap - 1) after it."""
     retrieved: int = 5
     """Each frame is also matched with so many that look like it (VLAD); for photos, beyond `exhaustive_to`."""
-    exhaustive_to: int = 120
+    exhaustive_to: int = 80
     """Up to so many photos, every pair is matched."""
     global_mapper: bool = False
     """All poses at once (pycolmap's global mapper, GLOMAP) instead of picture by picture."""
@@ -73,7 +62,7 @@ class Sfm:
     threads: int = 2
 
 
-PHOTOS = Sfm(order="photos", features=6000, verification=Verification(max_error=0.004), retrieved=40)
+PHOTOS = Sfm(order="photos", features=4000, verification=Verification(max_error=0.004), retrieved=40)
 
 
 class Stages:
@@ -115,30 +104,28 @@ def reconstruct(
     with stages.timed("features"):
         features = _detect(pictures, settings, workspace / "features", log)
     database = workspace / "database.db"
+    lenses = lenses_of(pictures)
     with stages.timed("matching"), _plainly(database):
-        lenses = _lenses(pictures)
         if not database.is_file():
             aside = database.with_suffix(".partial")
             aside.unlink(missing_ok=True)
             write_database(aside, [_key(i) for i in range(len(pictures))], features, lenses.cameras, lenses.of_picture)
             aside.rename(database)
-        sizes_px = [max(lenses.cameras[lens].width, lenses.cameras[lens].height) for lens in lenses.of_picture]
         match_into(
-            database, features, sizes_px, _pairs(features, settings), settings.verification, log, settings.threads
+            database,
+            features,
+            lenses.sizes_px,
+            _pairs(features, settings),
+            settings.verification,
+            log,
+            settings.threads,
         )
     with stages.timed("mapping"), _plainly(database):
-        models = reconstructions(
-            database,
-            workspace / "models",
-            pictures=len(pictures),
-            at_once=settings.global_mapper,
-            seed=settings.seed,
-            threads=settings.threads,
-            log=log,
-        )
-    _account(models, pictures, features, database, settings, log)
+        models, way = _models(pictures, features, lenses.sizes_px, database, settings, log)
+    _account(models, pictures, settings, log)
     with stages.timed("points"):
-        return _scene(models, pictures, features, name)
+        scene = _scene(models, pictures, features, name)
+    return replace(scene, notes=(*scene.notes, _DOUBT)) if way == "patient" else scene
 
 
 @contextmanager
@@ -170,7 +157,7 @@ def _detect(pictures: Sequence[Picture], settings: Sfm, folder: Path, log: Log) 
 
     items = list(enumerate(pictures))
     found = list(log.track(in_parallel(features_of, items, settings.threads), "detecting features", len(items)))
-    empty = [index for index, one in enumerate(found) if len(one) < 50]
+    empty = [index for index, one in enumerate(found) if len(one) < _LEAST_FEATURES]
     if len(pictures) - len(empty) < 3:
         raise SceneError(
             f"nothing to see on {len(empty)} of {len(pictures)} pictures ({_names(empty, pictures)}): black, blank or "
@@ -185,47 +172,6 @@ def _features(image: NDArray[np.uint8], sift: Sift, max_side_px: int) -> Feature
     found = sift.detect(small)
     scale = np.array([width / camera.width, height / camera.height], np.float32)
     return Features(found.pixels * scale, found.scales_px * scale.mean(), found.angles_rad, found.descriptors)
-
-
-@dataclass(frozen=True, eq=False)
-class _Lenses:
-    cameras: list[Any]
-    """`pycolmap.Camera`s with ids from 1."""
-    of_picture: list[int]
-
-
-def _lenses(pictures: Sequence[Picture]) -> _Lenses:
-    """One camera for each lens that the pictures name; else for each maker, model, focal length and size of EXIF."""
-    keys: dict[object, int] = {}
-    cameras: list[Any] = []
-    of_picture = []
-    for number, picture in enumerate(pictures):
-        exif = read_exif(picture.path)
-        guess, known = camera_guess(exif)
-        key: object = picture.lens if picture.lens is not None else (exif.device, guess) if known else number
-        if picture.camera is not None:
-            guess, known = picture.camera.resized(exif.width, exif.height), True
-        key = (key, guess.width, guess.height)
-        if key not in keys:
-            keys[key] = len(cameras)
-            cameras.append(_prior(guess, known, len(cameras) + 1))
-        of_picture.append(keys[key])
-    return _Lenses(cameras, of_picture)
-
-
-def _prior(guess: Camera, known: bool, camera_id: int) -> Any:
-    """A camera to refine: with one focal length and one term of distortion, unless it comes with more."""
-    theirs = to_colmap(guess, camera_id)
-    if guess.model == "pinhole" and abs(guess.fx / guess.fy - 1) < 1e-3:
-        theirs = pycolmap.Camera(
-            camera_id=camera_id,
-            model="SIMPLE_RADIAL",
-            width=guess.width,
-            height=guess.height,
-            params=[guess.fx, guess.cx, guess.cy, 0.0],
-        )
-    theirs.has_prior_focal_length = known
-    return theirs
 
 
 def _pairs(features: Sequence[Features], settings: Sfm) -> list[Pair]:
@@ -245,30 +191,58 @@ def _key(index: int) -> str:
     return f"{index:06d}"
 
 
-def _account(
-    models: Sequence[Any],
+def _models(
     pictures: Sequence[Picture],
     features: Sequence[Features],
+    sizes_px: Sequence[int],
     database: Path,
     settings: Sfm,
     log: Log,
-) -> None:
-    """Say what was joined; raise when the largest model is no map of the place."""
-    count = len(pictures)
-    joined = [_registered(model) for model in models]
-    largest = len(joined[0]) if joined else 0
-    if largest < max(3, settings.least_share * count) and _turns_only(database, features):
-        raise SceneError(
-            f"the camera only turned: what {count} pictures show moves as if infinitely far away or on one flat wall, "
-            "and no depth can be had from that; walk sideways while filming"
+) -> tuple[list[Any], How]:
+    """The models of the first way of mapping that joins nearly all pictures, else of the way that joins most."""
+    ways: tuple[How, ...] = ("at once",) if settings.global_mapper else ("stepwise", "patient")
+    best: list[Any] = []
+    by = ways[0]
+    for way in ways:
+        folder = database.parent / f"models-{way.replace(' ', '-')}"
+        found = reconstructions(
+            database, folder, way, pictures=len(pictures), seed=settings.seed, threads=settings.threads, log=log
         )
+        if _largest(found) > _largest(best):
+            best, by = found, way
+        if _largest(best) >= 0.9 * len(pictures):
+            break
+        if _largest(best) < _enough(pictures, settings) and turns_only(
+            database, features, sizes_px, settings.verification
+        ):
+            raise SceneError(  # lower demands would find a depth that is not there
+                f"no depth can be had from these {len(pictures)} pictures: the camera only turned or stood still, or "
+                "they show one flat wall; walk sideways while filming"
+            )
+        if way != ways[-1]:
+            log.say(f"{_largest(found)} of {len(pictures)} pictures joined; trying harder")
+    return best, by
+
+
+def _enough(pictures: Sequence[Picture], settings: Sfm) -> float:
+    return max(3, settings.least_share * len(pictures))
+
+
+def _largest(models: Sequence[Any]) -> int:
+    return len(_registered(models[0])) if models else 0
+
+
+def _account(models: Sequence[Any], pictures: Sequence[Picture], settings: Sfm, log: Log) -> None:
+    """Say what was joined; raise when the largest model is no map of the place."""
+    count, joined = len(pictures), _pieces(models)
+    largest = len(joined[0]) if joined else 0
     if largest == count:
         log.say(f"all {count} pictures joined in one model")
         return
     pieces = "; ".join(f"{len(group)} ({_names(group, pictures)})" for group in joined[:6]) or "none"
     left = sorted(set(range(count)) - {index for group in joined for index in group})
     account = f"pieces: {pieces}; joined to nothing: {len(left)} ({_names(left, pictures)})"
-    if largest < max(3, settings.least_share * count):
+    if largest < _enough(pictures, settings):
         raise SceneError(
             f"structure from motion joined at most {largest} of {count} pictures, no map of the place; {account}. "
             "Take pictures that overlap by two thirds, a step apart and not only forward, or a slow video"
@@ -276,19 +250,22 @@ def _account(
     log.warn(f"{largest} of {count} pictures joined in the model that is kept; {account}")
 
 
-def _turns_only(database: Path, features: Sequence[Features]) -> bool:
-    """Whether homographies explain the matches of most pairs: pure rotation, or a plane."""
-    agreed = list(read_matches(database).items())
-    explained = []
-    for (i, j), matches in agreed[:: max(1, len(agreed) // 40)]:
-        pixels = features[i].pixels[matches[:, 0]], features[j].pixels[matches[:, 1]]
-        _, mask = cv2.findHomography(*pixels, cv2.RANSAC, 3.0)
-        explained.append(0.0 if mask is None else float(np.mean(mask)))
-    return len(explained) >= 3 and float(np.median(explained)) > 0.85
+def _pieces(models: Sequence[Any]) -> list[list[int]]:
+    """The pictures of each model that holds three or more which no larger model has."""
+    pieces: list[list[int]] = []
+    seen: set[int] = set()
+    for model in models:
+        new = [index for index in _registered(model) if index not in seen]
+        if len(new) >= 3:
+            pieces.append(new)
+            seen |= set(new)
+    return pieces
 
 
 def _registered(model: Any) -> list[int]:
-    return sorted(int(image.image_id) - 1 for image in model.images.values() if image.has_pose)
+    """The pictures that a model holds by enough points; the global mapper places them by fewer, anywhere."""
+    held = (image for image in model.images.values() if image.has_pose and image.num_points3D >= _LEAST_POINTS)
+    return sorted(int(image.image_id) - 1 for image in held)
 
 
 def _names(indices: Sequence[int], pictures: Sequence[Picture]) -> str:
@@ -315,7 +292,7 @@ def _scene(models: Sequence[Any], pictures: Sequence[Picture], features: Sequenc
             )
         )
     notes = [f"poses by structure from motion, {len(kept)} of {len(pictures)} pictures"]
-    notes += [f"a separate model of {len(_registered(other))} pictures was left out" for other in models[1:]]
+    notes += [f"a separate model of {len(piece)} other pictures was left out" for piece in _pieces(models)[1:]]
     return Scene(
         name=name,
         labels="sfm",
@@ -331,7 +308,7 @@ def _scene(models: Sequence[Any], pictures: Sequence[Picture], features: Sequenc
 def _points(
     model: Any, features: Sequence[Features], frame_of: dict[int, int], pictures: Sequence[Picture]
 ) -> PointCloud:
-    tracks = tracks_of(model)
+    tracks = _kept(tracks_of(model), sorted(frame_of))
     pixels = np.zeros((len(tracks.point), 2), np.float32)
     for picture in frame_of:
         mine = tracks.picture == picture
@@ -339,6 +316,15 @@ def _points(
     frames = np.array([frame_of[picture] for picture in tracks.picture.tolist()], np.int32)
     rgb = _colours(tracks.point, tracks.picture, pixels, len(tracks.points_world), pictures)
     return PointCloud(tracks.points_world, rgb, tracks.point, frames, pixels)
+
+
+def _kept(tracks: Tracks, pictures: Sequence[int]) -> Tracks:
+    """The points that two of these pictures see, and what these see of them."""
+    seen = np.isin(tracks.picture, pictures)
+    good = np.bincount(tracks.point[seen], minlength=len(tracks.points_world)) >= 2
+    seen &= good[tracks.point]
+    number = (np.cumsum(good) - 1).astype(np.int32)
+    return Tracks(tracks.points_world[good], number[tracks.point[seen]], tracks.picture[seen], tracks.feature[seen])
 
 
 def _colours(

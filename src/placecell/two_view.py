@@ -21,6 +21,8 @@ from placecell.sift import Features, as_unit, match
 _MIN_INLIERS = 15
 """Fewer say nothing: chance alone brings seven onto any fundamental matrix."""
 
+_WITNESSES = 40
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -125,3 +127,24 @@ def read_matches(database_path: Path) -> dict[Pair, NDArray[np.uint32]]:
         }
     finally:
         database.close()
+
+
+def turns_only(
+    database_path: Path, features: Sequence[Features], sizes_px: Sequence[int], verification: Verification
+) -> bool:
+    """Whether homographies explain the matches of most pairs: pure rotation, no motion, or a plane.
+
+    Only the half of the pairs that moved most testifies: neighbours in any video hardly differ.
+    """
+    moved = []
+    for (i, j), matches in read_matches(database_path).items():
+        pixels = features[i].pixels[matches[:, 0]], features[j].pixels[matches[:, 1]]
+        limit_px = 1.5 * verification.max_error * max(sizes_px[i], sizes_px[j])
+        moved.append((float(np.median(np.linalg.norm(pixels[1] - pixels[0], axis=1))), limit_px, pixels))
+    moved.sort(key=lambda pair: -pair[0])
+    moved = moved[: (len(moved) + 1) // 2]
+    explained = []
+    for _, limit_px, pixels in moved[:: max(1, len(moved) // _WITNESSES)]:
+        _, mask = cv2.findHomography(*pixels, cv2.RANSAC, limit_px)
+        explained.append(0.0 if mask is None else float(np.mean(mask)))
+    return len(explained) >= 3 and float(np.median(explained)) > 0.85

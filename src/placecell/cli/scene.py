@@ -13,7 +13,6 @@ from placecell.camera import Camera
 from placecell.cli.terminal import Terminal, finish, parse
 from placecell.errors import SceneError
 from placecell.labelling import Made, Wish, make_scene
-from placecell.scene import Scene
 from placecell.sources import recognize
 
 

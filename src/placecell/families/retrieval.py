@@ -97,7 +97,11 @@ class RetrievalMap:
         similarity = self.vectors @ self.vlad.describe(features.descriptors)
         nearest = np.argsort(-similarity, kind="stable")[: self.family.top]
         weights = np.maximum(similarity[nearest].astype(np.float64), 1e-6)
-        pose = mean_pose([Pose.nearest(self.world_from_cam[index]) for index in nearest], weights)
+        try:
+            pose = mean_pose([Pose.nearest(self.world_from_cam[index]) for index in nearest], weights)
+        except ValueError:
+            reason = f"the {len(nearest)} most similar pictures look opposite ways, so they have no mean"
+            return Estimate.refusal(query.name, reason, time.perf_counter() - start)
         return Estimate(query.name, pose, seconds=time.perf_counter() - start)
 
     def save(self, folder: Path) -> None:

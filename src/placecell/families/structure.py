@@ -56,15 +56,19 @@ class Structure:
     """Pictures of the map a query is matched to, at most."""
     enough: int = 100
     """The 2D-to-3D search stops at so many agreeing matches (Active Search's N)."""
+    strongest: int = 1000
+    """Only so many of the query's features look for the first pose; all do when that is not enough."""
     least: int = 12
     """Fewer agreeing matches are no answer."""
     max_error_px: float = 6.0
     """A match agrees when its reprojection error is below this."""
     covisible: int = 40
     """Pictures whose points the 3D-to-2D search takes in."""
-    likeness: float = 0.75
+    radius_px: float = 8.0
+    """The 3D-to-2D search looks for a point so near to where it must fall."""
+    likeness: float = 0.8
     """Cosine of descriptors a 3D-to-2D match must reach."""
-    doubt: float = 8.0
+    doubt: float = 16.0
     """The points' covariance is taken so many times larger than their tracks say: neighbours err alike."""
 
     @property
@@ -168,66 +172,80 @@ class StructureMap:
         points, pixels = np.zeros(0, np.intp), np.zeros((0, 2))
         known = np.zeros(len(self.points), dtype=bool)
         best: PnP | None = None
-        begin, step = 0, 4
+        begin, step, strongest = 0, 4, self.family.strongest
         while begin < min(self.family.retrieved, len(order)):
             fresh = self._points_of(order[begin : begin + step])
             fresh = fresh[~known[fresh]]
             known[fresh] = True
-            found = match(unit, as_unit(self.descriptors[fresh]), ratio=self.family.ratio)
+            found = match(unit[:strongest], as_unit(self.descriptors[fresh]), ratio=self.family.ratio)
             points = np.concatenate([points, fresh[found.second]])
             pixels = np.concatenate([pixels, features.pixels[found.first]])
             best = solve_pnp(self.points[points], pixels, query.camera, max_error_px=self.family.max_error_px)
             if best.count >= self.family.enough:
                 break
-            begin, step = begin + step, 2 * step
+            begin, step, strongest = begin + step, 2 * step, len(unit)
         if best is None or best.world_from_cam is None or best.count < self.family.least:
             return best
-        seen = points[best.inliers]
-        for radius_px in (12.0, 5.0):
-            near = self._around(seen, query.camera, best.world_from_cam)
-            points, chosen = self._guided(near, features, unit, radius_px)
-            more = refine_pnp(
-                self.points[points],
-                features.pixels[chosen],
-                query.camera,
-                best.world_from_cam,
-                point_covariance=_symmetric(self.spread[points]),
-                max_error_px=min(self.family.max_error_px, radius_px),
-            )
-            if more.world_from_cam is None or more.count < best.count:
-                break
-            best, seen = more, points[more.inliers]
-        return best
+        return self._complete(features, unit, query, best, points[best.inliers], order)
 
-    def _around(self, seen: Points, camera: Camera, world_from_cam: Pose) -> Projected:
+    def _complete(
+        self,
+        features: Features,
+        unit: NDArray[np.float32],
+        query: Query,
+        best: PnP,
+        seen: Points,
+        order: Points,
+    ) -> PnP:
+        """3D-to-2D: every point around those found is looked for near where it must fall, and the pose solved again."""
+        if best.world_from_cam is None:
+            return best
+        near = self._around(seen, order, query.camera, best.world_from_cam)
+        points, chosen = self._guided(near, features, unit)
+        more = refine_pnp(
+            self.points[points],
+            features.pixels[chosen],
+            query.camera,
+            best.world_from_cam,
+            point_covariance=_symmetric(self.spread[points]),
+            max_error_px=self.family.max_error_px,
+        )
+        return more if more.count >= best.count else best
+
+    def _around(self, seen: Points, order: Points, camera: Camera, world_from_cam: Pose) -> Projected:
         """The points of the pictures that share most with those seen, where they fall on the query."""
         mark = np.zeros(len(self.points), dtype=np.int32)
         mark[seen] = 1
-        total = np.concatenate([[0], np.cumsum(mark[self.seen_point])])
-        shared = total[self.seen_start[1:]] - total[self.seen_start[:-1]]
-        near = self._points_of(np.argsort(-shared, kind="stable")[: self.family.covisible])
+        likely = order[: 4 * self.family.covisible]
+        shared = np.array([mark[self._seen_by(picture)].sum() for picture in likely])
+        near = self._points_of(likely[np.argsort(-shared, kind="stable")[: self.family.covisible]])
         pixels = camera.project(world_from_cam.inv.apply(self.points[near]))
         inside = camera.contains(pixels)
         return Projected(near[inside], pixels[inside])
 
-    def _guided(
-        self, near: Projected, features: Features, unit: NDArray[np.float32], radius_px: float
-    ) -> tuple[Points, Points]:
+    def _guided(self, near: Projected, features: Features, unit: NDArray[np.float32]) -> tuple[Points, Points]:
         """3D-to-2D matches (points, features): the best within `radius_px` of where a point falls, each used once."""
-        distance, index = KDTree(features.pixels).query(near.pixels, k=5, distance_upper_bound=radius_px)
+        radius_px = self.family.radius_px
+        distance, index = KDTree(features.pixels).query(near.pixels, k=4, distance_upper_bound=radius_px)
         which, rank = np.nonzero(np.isfinite(np.asarray(distance)))
         feature = np.asarray(index)[which, rank]
-        likeness = np.einsum("nd,nd->n", unit[feature], as_unit(self.descriptors[near.points])[which])
-        order = np.argsort(-likeness, kind="stable")
-        order = order[: int((likeness > self.family.likeness).sum())]
+        found, place = np.unique(which, return_inverse=True)
+        likeness = np.einsum("nd,nd->n", unit[feature], as_unit(self.descriptors[near.points[found]])[place])
+        good = np.flatnonzero(likeness > self.family.likeness)
+        order = good[np.argsort(-likeness[good], kind="stable")]
         which, feature = which[order], feature[order]
         first = _first_of_each(which) & _first_of_each(feature)
         return near.points[which[first]], feature[first]
 
     def _points_of(self, pictures: Points) -> Points:
         """Points that any of the pictures saw, sorted."""
-        blocks = [self.seen_point[self.seen_start[p] : self.seen_start[p + 1]] for p in pictures]
-        return np.unique(np.concatenate(blocks)).astype(np.intp)
+        mark = np.zeros(len(self.points), dtype=bool)
+        for picture in pictures:
+            mark[self._seen_by(picture)] = True
+        return np.flatnonzero(mark)
+
+    def _seen_by(self, picture: int) -> Indices:
+        return self.seen_point[self.seen_start[picture] : self.seen_start[picture + 1]]
 
     def save(self, folder: Path) -> None:
         """Write the map folder."""

@@ -1,0 +1,194 @@
+"""The structure map on the rendered room: millimetres, refusals, and pictures turned, cut and resized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from placecell.errors import MapError
+from placecell.estimate import Estimate, Query
+from placecell.families.structure import Structure, StructureMap
+from placecell.localizer import Localizer
+from placecell.log import Silent
+from placecell.pose import Array, Pose, pose_error
+from placecell.scene import Scene
+from placecell.synthetic import SIZE_M, damage, make_scene
+
+Image = NDArray[np.uint8]
+
+
+@pytest.fixture
+def built(room_map: Callable[[str], Localizer]) -> StructureMap:
+    return cast("StructureMap", room_map("structure"))
+
+
+@pytest.fixture
+def truths(room_scene: Scene) -> list[Pose]:
+    return [frame.world_from_cam for frame in room_scene.split("test").frames if frame.world_from_cam is not None]
+
+
+def worst(found: list[Estimate], truths: list[Pose]) -> tuple[float, float]:
+    """Largest distance and angle; infinite when one is refused."""
+    errors = [pose_error(estimate.world_from_cam, truth) for estimate, truth in zip(found, truths, strict=True)]
+    return max(error.distance for error in errors), max(error.angle_deg for error in errors)
+
+
+def mahalanobis(estimate: Estimate, truth: Pose) -> float:
+    assert estimate.world_from_cam is not None and estimate.covariance is not None
+    error = (truth.inv @ estimate.world_from_cam).log()
+    return float(error @ np.linalg.solve(estimate.covariance, error))
+
+
+class TestAccuracy:
+    def test_every_picture_is_placed_to_two_centimetres(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        found = built.localize(room_queries)
+        distance, angle_deg = worst(found, truths)
+        assert distance < 0.02 and angle_deg < 0.5
+        assert np.median([pose_error(e.world_from_cam, t).distance for e, t in zip(found, truths, strict=True)]) < 0.005
+
+    def test_the_covariance_is_of_the_size_of_the_error(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        nees = [mahalanobis(e, t) for e, t in zip(built.localize(room_queries), truths, strict=True)]
+        assert 1.0 < np.median(nees) < 20.0  # 6 if all were independent; a tenfold sigma would give 0.06 or 600
+
+    def test_an_answer_has_as_many_inliers_as_it_must(self, built: StructureMap, room_queries: list[Query]) -> None:
+        for estimate in built.localize(room_queries):
+            assert estimate.inliers is not None and estimate.inliers >= built.family.least
+
+    def test_the_points_lie_on_the_room(self, built: StructureMap) -> None:
+        assert len(built.points) > 1000
+        outside: Array = np.maximum(-built.points, built.points - np.array(SIZE_M)).max(axis=1)
+        assert (outside < 0.1).mean() > 0.97
+        # Most features are of the shell, so most points lie on a wall, the floor or the ceiling.
+        to_shell = np.minimum(np.abs(built.points), np.abs(built.points - np.array(SIZE_M))).min(axis=1)
+        assert np.median(to_shell) < 0.03
+
+
+class TestPicturesMadeOtherwise:
+    def test_turned_upside_down_the_camera_is_turned_too(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        turned = [
+            replace(
+                query,
+                image=query.image[::-1, ::-1].copy(),
+                camera=replace(
+                    query.camera, cx=query.camera.width - query.camera.cx, cy=query.camera.height - query.camera.cy
+                ),
+            )
+            for query in room_queries
+        ]
+        expected = [truth @ Pose.exp([0, 0, np.pi, 0, 0, 0]) for truth in truths]
+        distance, angle_deg = worst(built.localize(turned), expected)
+        assert distance < 0.03 and angle_deg < 0.7
+
+    def test_cut_the_camera_is_cut_too(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        cut = [
+            replace(query, image=query.image[30:330, 40:400].copy(), camera=query.camera.cropped(40, 30, 360, 300))
+            for query in room_queries
+        ]
+        distance, angle_deg = worst(built.localize(cut), truths)
+        assert distance < 0.03 and angle_deg < 0.7
+
+    def test_resized_the_camera_is_resized_too(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        larger = [
+            replace(query, image=cv2.resize(query.image, (720, 540)), camera=query.camera.resized(720, 540))
+            for query in room_queries
+        ]
+        distance, angle_deg = worst(built.localize(larger), truths)
+        assert distance < 0.03 and angle_deg < 0.7
+
+    def test_half_covered_it_is_placed_still(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        covered = [replace(query, image=damage(query.image, "occlude", 0.4)) for query in room_queries]
+        distance, angle_deg = worst(built.localize(covered), truths)
+        assert distance < 0.05 and angle_deg < 1.5
+
+
+def noise(image: Image) -> Image:
+    return np.random.default_rng(0).integers(0, 255, image.shape).astype(np.uint8)
+
+
+def mirrored(image: Image) -> Image:
+    return image[:, ::-1].copy()
+
+
+def shuffled(image: Image) -> Image:
+    """The picture's own pieces, 30 px wide, in random places: every feature is right, no geometry is."""
+    tiles = image.reshape(12, 30, 16, 30, 3).swapaxes(1, 2).reshape(-1, 30, 30, 3)
+    mixed = np.random.default_rng(0).permutation(tiles)
+    return mixed.reshape(12, 16, 30, 30, 3).swapaxes(1, 2).reshape(image.shape).copy()
+
+
+class TestRefusal:
+    def test_noise_is_refused(self, built: StructureMap, room_queries: list[Query]) -> None:
+        for estimate in built.localize([replace(query, image=noise(query.image)) for query in room_queries]):
+            assert estimate.world_from_cam is None
+            assert estimate.reason is not None and "matches agree" in estimate.reason
+
+    @pytest.mark.parametrize("spoil", [mirrored, shuffled])
+    def test_features_of_the_room_in_the_wrong_places_are_refused(
+        self, spoil: Callable[[Image], Image], built: StructureMap, room_queries: list[Query]
+    ) -> None:
+        # Not the two that show the brick wall, which looks the same mirrored, and much the same in any order.
+        unlike = [replace(room_queries[index], image=spoil(room_queries[index].image)) for index in (0, 2, 3, 5)]
+        for estimate in built.localize(unlike):
+            assert estimate.world_from_cam is None
+            assert estimate.reason is not None and "matches agree" in estimate.reason
+
+    def test_a_blurred_picture_is_placed_or_refused_never_elsewhere(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        blurred = [replace(query, image=damage(query.image, "blur", 0.3)) for query in room_queries]
+        found = built.localize(blurred)
+        answered = [(e, t) for e, t in zip(found, truths, strict=True) if e.world_from_cam is not None]
+        assert 0 < len(answered) < len(found)
+        assert all(pose_error(estimate.world_from_cam, truth).distance < 0.1 for estimate, truth in answered)
+
+    def test_the_reason_tells_the_number_found_and_the_number_needed(
+        self, built: StructureMap, room_queries: list[Query]
+    ) -> None:
+        strict = replace(built, family=replace(built.family, least=100_000))
+        (estimate,) = strict.localize(room_queries[:1])
+        assert estimate.world_from_cam is None
+        assert estimate.reason is not None and "100000 needed" in estimate.reason
+        assert any(character.isdigit() for character in estimate.reason.split("100000")[0])
+
+
+class TestBuild:
+    @pytest.mark.parametrize("kind, said", [("rotation", "the camera has to move"), ("single", "3 or more")])
+    def test_a_place_that_cannot_be_triangulated_is_refused(self, kind: str, said: str, tmp_path: Path) -> None:
+        scene = make_scene(tmp_path / "scene", train=6, test=1, size=(320, 240), kind=kind)  # type: ignore[arg-type]
+        with pytest.raises(MapError, match=said):
+            Structure().build(scene, device="cpu", seed=0, log=Silent())
+
+    def test_fewer_features_make_a_smaller_map(self, built: StructureMap, room_scene: Scene) -> None:
+        poor = Structure(features=200).build(room_scene, device="cpu", seed=0, log=Silent())
+        assert 100 < len(poor.points) < 0.5 * len(built.points)
+
+    def test_frames_without_a_pose_are_passed_over(self, room_scene: Scene) -> None:
+        """Also in the middle of the others, where a slip would shift pictures against poses."""
+        few = Structure(features=300)
+        train = room_scene.split("train").frames
+        bare = [replace(frame, world_from_cam=None) if index % 3 == 1 else frame for index, frame in enumerate(train)]
+        with_bare = few.build(replace(room_scene, frames=tuple(bare), points=None), device="cpu", seed=0, log=Silent())
+        kept = tuple(frame for frame in bare if frame.world_from_cam is not None)
+        without = few.build(replace(room_scene, frames=kept, points=None), device="cpu", seed=0, log=Silent())
+        assert len(kept) == 20
+        np.testing.assert_array_equal(with_bare.points, without.points)
+        np.testing.assert_array_equal(with_bare.vectors, without.vectors)
