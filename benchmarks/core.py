@@ -27,10 +27,10 @@ from placecell import floors
 from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.datasets import seven_scenes
+from placecell.estimate import Estimate
 from placecell.families.retrieval import Retrieval
 from placecell.families.structure import Structure
 from placecell.localizer import Localizer, map_bytes
-from placecell.estimate import Estimate
 from placecell.metrics import Evaluation, evaluate
 from placecell.run import asked_of, localize_all
 from placecell.scene import Scene

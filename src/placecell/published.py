@@ -346,6 +346,12 @@ def rows_for(scene_name: str, labels: str, *, unchecked: bool = False) -> tuple[
     )
 
 
+def known_name(data_set: str, folder: str) -> str:
+    """The name under which a scene of a data set is published, from the name of its folder; the folder's if unknown."""
+    name = f"{data_set}/{folder}"
+    return next((key for key in TEST_FRAMES if key.casefold() == name.casefold()), folder)
+
+
 def as_printed(value: float, like: str) -> str:
     """A figure with the decimals and the leading zero of a printed one, halves up: 0.774 like `.80` is `.77`."""
     if not math.isfinite(value):

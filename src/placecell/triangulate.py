@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,26 @@ def track_covariance(tracks: Tracks, views: Sequence[View], *, noise_px: float =
         np.add.at(information, seen, by_point.transpose(0, 2, 1) @ by_point)
     covariance: Array = noise_px**2 * np.asarray(np.linalg.pinv(information, hermitian=True), np.float64)
     return covariance
+
+
+def track_colours(
+    tracks: Tracks, pixels_of: Callable[[int], NDArray[np.float32]], image_of: Callable[[int], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """(N, 3) mean colour of each point over the pictures that saw it.
+
+    Args:
+        pixels_of: (F, 2) px of the features of a picture, by its index.
+        image_of: the picture itself.
+    """
+    total = np.zeros((len(tracks.points_world), 3))
+    for picture in np.unique(tracks.picture).tolist():
+        mine = tracks.picture == picture
+        image, pixels = image_of(picture), pixels_of(picture)[tracks.feature[mine]]
+        column, row = pixels.astype(np.intp).T
+        np.add.at(total, tracks.point[mine], image[row.clip(0, len(image) - 1), column.clip(0, image.shape[1] - 1)])
+    seen = np.bincount(tracks.point, minlength=len(total))[:, None]
+    colours: NDArray[np.uint8] = (total / np.maximum(seen, 1)).astype(np.uint8)
+    return colours
 
 
 def tracks_of(reconstruction: Any) -> Tracks:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 VERBS = {
     "scene": "a video, photos or a data set -> a scene folder with poses (--check judges one)",
@@ -29,13 +30,19 @@ HELP = """placecell: know where a camera was, from one picture
 `placecell VERB --help` tells more.
 """
 
+_RESUMED = ("scene", "localize", "fetch")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; 0 when it worked, 1 with one line when it could not, 130 when interrupted."""
+    """Run one verb; 0 when it worked, 1 with one line when it could not, 2 on a bad command line, 130 when stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP.format(verbs="\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())))
-        return 0 if words else 2
+    help_text = HELP.format(verbs="\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items()))
+    if not words:
+        print(help_text, file=sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help"):
+        print(help_text)
+        return 0
     if words[0] == "--version":
         from importlib.metadata import version
 
@@ -44,9 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         print(f"placecell: no verb {words[0]!r}; known are {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    # Spinning threads of OpenBLAS make small products many times slower on a busy machine; read when numpy is loaded.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _prepare()
     return _run(words[0], words[1:])
+
+
+def _prepare() -> None:
+    """What has to be set before the libraries are loaded, and a standard output that no file name can break."""
+    # Spinning threads of OpenBLAS make small products many times slower on a busy machine.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Damaged pictures and videos are told of by placecell, in one line.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(verb: str, words: Sequence[str]) -> int:
@@ -54,10 +71,17 @@ def _run(verb: str, words: Sequence[str]) -> int:
 
     try:
         import_module(f"placecell.cli.{verb}").main(words)
+        sys.stdout.flush()
     except PlacecellError as error:
         print(f"placecell {verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nplacecell {verb}: stopped; the same command goes on from here", file=sys.stderr)
+        following = "the same command goes on from here" if verb in _RESUMED else "nothing was changed"
+        print(f"\nplacecell {verb}: stopped; {following}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; nothing may be flushed to it any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:  # of tyro, which has said why
+        return stop.code if isinstance(stop.code, int) else 0
     return 0

@@ -49,7 +49,8 @@ def main(words: Sequence[str]) -> None:
         atomic.require_new(map, replace=overwrite)
         log, start = Terminal(), time.perf_counter()
         built = settings.build(Scene.load(scene), device=device, seed=seed, log=log)
-        built.save(map)
+        with atomic.new_folder(map, replace=overwrite) as aside:
+            built.save(aside)
         size = map_bytes(map) / 1e6
         finish(
             f"{map}: {family} map, {size:.1f} MB, built in {time.perf_counter() - start:.0f} s",

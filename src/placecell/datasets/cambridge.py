@@ -13,6 +13,7 @@ from placecell.datasets.posenet_list import ListedPose, read_posenet_list
 from placecell.datasets.rows import Quaternions
 from placecell.errors import FormatError
 from placecell.pose import Pose
+from placecell.published import known_name
 from placecell.scene import Frame, Scene, Split
 
 QUATERNION_TOLERANCE = 1.1
@@ -56,7 +57,9 @@ def read(root: Path, *, focal_px: float | None = None) -> Scene:
     points = None
     if model is not None:
         points = model.points([index_of.get(Path(name).with_suffix("").as_posix()) for name in model.names], found)
-    return Scene(root.name, "sfm", True, frames, cameras, root, points=points, notes=notes + remarks)
+    return Scene(
+        known_name("cambridge", root.name), "sfm", True, frames, cameras, root, points=points, notes=notes + remarks
+    )
 
 
 def pose_of(item: ListedPose, quaternions: Quaternions) -> Pose:

@@ -12,6 +12,7 @@ from placecell.datasets.rows import Row, pose_file, rows
 from placecell.datasets.sfm_labels import SfmLabel, picture_key, read_sfm_labels
 from placecell.errors import FormatError, SceneError
 from placecell.pose import Pose
+from placecell.published import known_name
 from placecell.scene import DepthSensor, Frame, Scene, Split
 
 Labels = Literal["kinectfusion", "sfm"]
@@ -48,8 +49,10 @@ def read(root: Path, *, labels: Labels = "kinectfusion", labels_folder: Path | N
         raise SceneError(f"{root}: the sequences hold no frame-XXXXXX.color.png or .jpg; unpack the seq-XX.zip files")
     scene = Scene(root.name, labels, True, (), {"color": COLOR}, root, DEPTH_SENSOR)
     if labels == "kinectfusion":
-        return replace(scene, frames=tuple(_with_pose_file(root, frame) for frame in frames))
-    return with_sfm_labels(scene, frames, labels_folder or root)
+        scene = replace(scene, frames=tuple(_with_pose_file(root, frame) for frame in frames))
+    else:
+        scene = with_sfm_labels(scene, frames, labels_folder or root)
+    return replace(scene, name=known_name("7scenes", root.name))
 
 
 def with_sfm_labels(scene: Scene, frames: list[Frame], folder: Path) -> Scene:

@@ -16,6 +16,7 @@ from placecell.camera import Camera
 from placecell.errors import MapError
 from placecell.estimate import Estimate, Query
 from placecell.features import scene_features
+from placecell.images import load_query
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.log import Log
 from placecell.pairs import posed, retrieved, unique
@@ -23,7 +24,7 @@ from placecell.pnp import PnP, refine_pnp, solve_pnp
 from placecell.pose import Array, Pose
 from placecell.scene import Scene
 from placecell.sift import UNIT, Features, Sift, as_unit, match
-from placecell.triangulate import Tracks, View, track_covariance, triangulate
+from placecell.triangulate import Tracks, View, track_colours, track_covariance, triangulate
 from placecell.vlad import Vlad
 
 Indices = NDArray[np.int32]
@@ -50,7 +51,7 @@ class Structure:
     """Pictures matched with each when the map is built: so many by pose, and so many by likeness."""
     reach: int = 160
     """The neighbours are spread over the nearest so many, so that points are seen from different places."""
-    ratio: float = 0.8
+    ratio: float = 0.85
     """Lowe's ratio test."""
     retrieved: int = 20
     """Pictures of the map a query is matched to, at most."""
@@ -58,7 +59,7 @@ class Structure:
     """The 2D-to-3D search stops at so many agreeing matches (Active Search's N)."""
     strongest: int = 1000
     """Only so many of the query's features look for the first pose; all do when that is not enough."""
-    least: int = 12
+    least: int = 15
     """Fewer agreeing matches are no answer."""
     max_error_px: float = 6.0
     """A match agrees when its reprojection error is below this."""
@@ -98,10 +99,10 @@ class Structure:
         if sum(map(len, descriptors)) < 100:
             raise MapError(f"scene {scene.name}: hardly any SIFT features; are the pictures black or blurred?")
         vlad = Vlad.train(descriptors, seed=seed)
-        vectors = np.stack([vlad.describe(block) for block in descriptors])
+        vectors = np.stack([vlad.describe(block) for block in descriptors]).astype(np.float16)  # as they are kept
         poses = [view.world_from_cam for view in views]
         spread = {"count": self.neighbours, "reach": self.reach}
-        pairs = unique(posed(poses, **spread) + retrieved(vectors, **spread))
+        pairs = unique(posed(poses, **spread) + retrieved(vectors.astype(np.float32), **spread))
         tracks = triangulate(views, pairs, ratio=self.ratio, log=log)
         if len(tracks.points_world) < 20:
             raise MapError(
@@ -114,11 +115,12 @@ class Structure:
             info=MapInfo.of(self, scene, seed),
             points=tracks.points_world.astype(np.float32),
             spread=(self.doubt * track_covariance(tracks, views)[:, *_UPPER]).astype(np.float32),
+            rgb=track_colours(tracks, lambda i: features[i].pixels, lambda i: load_query(scene, frames[i]).image),
             descriptors=_track_descriptors(tracks, descriptors),
             seen_point=tracks.point[order],
             seen_start=np.searchsorted(tracks.picture[order], np.arange(len(views) + 1)).astype(np.int32),
             vlad=vlad,
-            vectors=vectors,
+            vectors=vectors.astype(np.float32),
         )
 
 
@@ -132,6 +134,8 @@ class StructureMap:
     """(N, 3) world."""
     spread: NDArray[np.float32]
     """(N, 6) upper triangle of each point's covariance, world axes."""
+    rgb: NDArray[np.uint8]
+    """(N, 3), for the eye."""
     descriptors: NDArray[np.uint8]
     """(N, 128) mean RootSIFT of each point's track."""
     seen_point: Indices
@@ -252,6 +256,7 @@ class StructureMap:
         tensors: dict[str, NDArray[Any]] = {
             "points": self.points,
             "points.spread": self.spread,
+            "points.rgb": self.rgb,
             "descriptors": self.descriptors,
             "seen.point": self.seen_point,
             "seen.start": self.seen_start,
@@ -269,6 +274,7 @@ class StructureMap:
             info=info,
             points=tensors["points"],
             spread=tensors["points.spread"],
+            rgb=tensors["points.rgb"],
             descriptors=tensors["descriptors"],
             seen_point=tensors["seen.point"],
             seen_start=tensors["seen.start"],
