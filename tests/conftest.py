@@ -7,9 +7,11 @@ import os
 # Before NumPy comes: on a busy machine the spinning threads of OpenBLAS make small products twenty times slower.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import shlex
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -66,6 +68,51 @@ def room_map(room_scene: Scene) -> Callable[[str], Localizer]:
         return family(name)().build(room_scene, device="cpu", seed=0, log=Silent())
 
     return build
+
+
+@pytest.fixture(scope="session")
+def room_map_folder(
+    room_map: Callable[[str], Localizer], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The map folder of the room by the family of a name; read-only, saved once."""
+
+    @cache
+    def save(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("maps") / f"room.{name}"
+        room_map(name).save(folder)
+        return folder
+
+    return save
+
+
+class Said(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def following(self) -> list[str]:
+        """The words of the command it says to type next."""
+        (line,) = [line for line in self.out.splitlines() if line.startswith("next: ")]
+        return shlex.split(line.removeprefix("next: "))
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def placecell(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command line in this process: `placecell("build", scene, out, "structure").code`."""
+    from placecell.cli import main
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        return Said(code, *capsys.readouterr())
+
+    return call
 
 
 SceneMaker = Callable[..., Scene]

@@ -115,7 +115,8 @@ def _is_covariance(matrix: Array) -> bool:
 
 def dump_predictions(estimates: Iterable[Estimate]) -> str:
     """The text of predictions.jsonl."""
-    return "".join(json.dumps(estimate_to_json(estimate), ensure_ascii=False) + "\n" for estimate in estimates)
+    text = "".join(json.dumps(estimate_to_json(estimate), ensure_ascii=False) + "\n" for estimate in estimates)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # names that are not UTF-8 become JSON's \\udcXX
 
 
 def read_predictions(path: Path, *, allow_partial_last: bool = False) -> list[Estimate]:

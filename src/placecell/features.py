@@ -20,4 +20,8 @@ def scene_features(scene: Scene, frames: Sequence[Frame], sift: Sift, log: Log, 
     def detect(frame: Frame) -> Features:
         return sift.detect(load_query(scene, frame).image)
 
-    return list(log.track(in_parallel(detect, frames, threads), "detecting features", len(frames)))
+    features = list(log.track(in_parallel(detect, frames, threads), "detecting features", len(frames)))
+    blind = [frame.name for frame, found in zip(frames, features, strict=True) if not len(found)]
+    if blind and len(blind) < len(frames):
+        log.warn(f"{len(blind)} of {len(frames)} pictures are dark, blurred or tiny and add nothing: {blind[0]}, …")
+    return features

@@ -290,7 +290,7 @@ def picture_files(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        and (path.is_file() or not path.exists())  # a broken link is a picture that is missing, not one less
     ]
     return sorted(found, key=lambda path: _natural(path.relative_to(folder)))
 

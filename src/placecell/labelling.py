@@ -123,7 +123,13 @@ def _thinned(scene: Scene, wish: Wish) -> Scene:
 
 def _sfm(source: Source, wish: Wish) -> Sfm:
     settings = PHOTOS if source.kind == "photos" else Sfm()
-    return replace(settings, global_mapper=wish.global_mapper, seed=wish.seed, threads=wish.threads)
+    return replace(
+        settings,
+        global_mapper=wish.global_mapper,
+        refine_focal=wish.focal_px is None,
+        seed=wish.seed,
+        threads=wish.threads,
+    )
 
 
 def _settings(source: Source, wish: Wish) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -18,9 +19,18 @@ How = Literal["stepwise", "patient", "at once"]
 """Picture by picture; the same with lower demands; or all poses together (the global mapper, Pan et al. 2024)."""
 
 
-def reconstructions(
-    database_path: Path, folder: Path, how: How, *, pictures: int, seed: int, threads: int, log: Log
-) -> list[Any]:
+@dataclass(frozen=True)
+class Mapper:
+    """How poses, points and cameras are found from matches. Frozen."""
+
+    how: How = "stepwise"
+    refine_focal: bool = True
+    """Whether focal lengths are refined; distortion always is."""
+    seed: int = 0
+    threads: int = 2
+
+
+def reconstructions(database_path: Path, folder: Path, mapper: Mapper, *, pictures: int, log: Log) -> list[Any]:
     """The believable `pycolmap.Reconstruction`s of a database, most pictures first; read from `folder` if it is there.
 
     Args:
@@ -32,11 +42,12 @@ def reconstructions(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         with _quiet():
-            if how == "at once":
-                _global(database_path, aside, seed, threads, log)
+            if mapper.how == "at once":
+                _global(database_path, aside, mapper, log)
             else:
-                options = incremental_options(seed, threads, patient=how == "patient")
-                _incremental(database_path, aside, options, pictures, log)
+                _incremental(database_path, aside, mapper, pictures, log)
+            for path in sorted(aside.iterdir()):
+                _settle(path, mapper)
         aside.rename(folder)
     found = [pycolmap.Reconstruction(path) for path in sorted(folder.iterdir())]
     return sorted(filter(_believable, found), key=lambda model: -int(model.num_reg_images()))
@@ -62,15 +73,34 @@ def _quiet() -> Iterator[None]:
         pycolmap.logging.minloglevel = before
 
 
-def _global(database_path: Path, folder: Path, seed: int, threads: int, log: Log) -> None:
+def _global(database_path: Path, folder: Path, mapper: Mapper, log: Log) -> None:
     log.say("mapping all pictures at once")
     options = pycolmap.GlobalPipelineOptions()
-    options.random_seed, options.num_threads = seed, threads
+    options.random_seed, options.num_threads = mapper.seed, mapper.threads
     options.mapper.global_positioning.use_gpu = options.mapper.bundle_adjustment.ceres.use_gpu = False
+    options.mapper.bundle_adjustment.refine_focal_length = mapper.refine_focal
     pycolmap.global_mapping(database_path, folder, folder, options)
 
 
-def _incremental(database_path: Path, folder: Path, options: Any, pictures: int, log: Log) -> None:
+def _settle(path: Path, mapper: Mapper) -> None:
+    """Everything adjusted once more with a loss that wrong matches cannot pull (Cauchy, at one pixel)."""
+    model = pycolmap.Reconstruction(path)
+    options = pycolmap.BundleAdjustmentOptions()
+    options.print_summary = False
+    options.refine_focal_length = mapper.refine_focal
+    options.ceres.loss_function_type, options.ceres.loss_function_scale = pycolmap.LossFunctionType.CAUCHY, 1.0
+    solver = options.ceres.solver_options
+    solver.num_threads, solver.max_num_iterations, solver.function_tolerance = mapper.threads, 15, 1e-5
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    # Not pycolmap.bundle_adjustment, which turns pycolmap's own log lines on again.
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
+    model.write(path)
+
+
+def _incremental(database_path: Path, folder: Path, mapper: Mapper, pictures: int, log: Log) -> None:
     """In a thread of its own, so that progress is shown and an interrupt is heard."""
     token = pycolmap.CancellationToken()
     steps: SimpleQueue[bool] = SimpleQueue()
@@ -80,7 +110,7 @@ def _incremental(database_path: Path, folder: Path, options: Any, pictures: int,
             database_path,
             folder,
             folder,
-            options,
+            incremental_options(mapper),
             initial_image_pair_callback=lambda: steps.put(True),
             next_image_callback=lambda: steps.put(True),
             cancellation_token=token,
@@ -95,24 +125,23 @@ def _incremental(database_path: Path, folder: Path, options: Any, pictures: int,
         future.result()
 
 
-def incremental_options(seed: int, threads: int, *, patient: bool) -> Any:
-    """COLMAP's settings with what makes a video of hundreds of frames take half the time; see docs/benchmarks.md.
-
-    Args:
-        patient: for photos far apart along a street: begin with forward motion and small angles, and keep points that
-            only two pictures see.
-    """
+def incremental_options(mapper: Mapper) -> Any:
+    """COLMAP's settings with what makes a video of hundreds of frames take half the time; see docs/benchmarks.md."""
     options = pycolmap.IncrementalPipelineOptions()
-    options.random_seed, options.num_threads = seed, threads
+    options.random_seed, options.num_threads = mapper.seed, mapper.threads
     options.extract_colors = False
     options.min_model_size = 3
+    options.ba_refine_focal_length = mapper.refine_focal
+    # A walk that looks outwards sees nothing under 16 degrees from two places: it began with the few wrong matches.
+    options.mapper.init_min_tri_angle = 8.0
     # Poses and points are adjusted together each time the model has doubled, not grown by a tenth, and less exactly on
-    # the way: what remains is below the noise of the features (3.2 mm instead of 3.15 on the red kitchen).
+    # the way: `_settle` makes up for it.
     options.ba_global_frames_ratio = options.ba_global_points_ratio = 2.0
     options.ba_global_max_refinements, options.ba_local_max_refinements = 2, 1
     options.ba_local_function_tolerance, options.ba_local_max_num_iterations = 1e-4, 10
     options.ba_global_function_tolerance, options.ba_global_max_num_iterations = 1e-5, 25
-    if patient:
+    if mapper.how == "patient":
+        # Photos far apart along a street: forward motion, small angles, points that only two pictures see.
         options.mapper.init_max_forward_motion, options.mapper.init_min_tri_angle = 1.0, 4.0
         options.mapper.abs_pose_min_num_inliers = 15
         options.triangulation.ignore_two_view_tracks = False

@@ -45,6 +45,7 @@ def solve_pnp(
     *,
     max_error_px: float = 6.0,
     confidence: float = 0.9999,
+    refine: bool = True,
     seed: int = 0,
 ) -> PnP:
     """Camera pose from 2D-3D matches: LO-RANSAC with P3P (poselib), then `refine_pnp` on its inliers.
@@ -53,6 +54,7 @@ def solve_pnp(
         points_world: (N, 3) in the world frame.
         pixels: (N, 2) px of `camera`, distorted as the picture is.
         max_error_px: a match agrees when its reprojection error is below this.
+        refine: without it the pose is RANSAC's own, and there is no covariance.
 
     Raises:
         ValueError: shapes disagree, or a coordinate is not finite.
@@ -75,7 +77,12 @@ def solve_pnp(
     )
     if report["num_inliers"] < 4:
         return none
-    return refine_pnp(points, image, camera, Pose.nearest(found.Rt).inv, max_error_px=max_error_px)
+    first = Pose.nearest(found.Rt).inv
+    if refine:
+        return refine_pnp(points, image, camera, first, max_error_px=max_error_px)
+    residuals = _residuals(points, flat, camera, first)
+    inliers = (residuals**2).sum(axis=1) < max_error_px**2
+    return PnP(first, inliers, None, residual_sigma_px(residuals[inliers]))
 
 
 def refine_pnp(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +17,11 @@ from placecell.estimate import Estimate, Query, dump_predictions, read_predictio
 from placecell.images import load_query
 from placecell.localizer import Localizer, load_info, map_fingerprint, versions
 from placecell.log import Log
-from placecell.scene import Frame, Scene, read_json
+from placecell.scene import Frame, Scene, field_of, read_json
 
 FORMAT = 1
 _AT_ONCE = 16
+_UNFINISHED = "unfinished.json"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Asked:
 
     name: str
     load: Callable[[], Query]
+    state: str = ""
+    """What tells it from another picture of the same name, so that no run goes on with others: its size and time."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class RunInfo:
     versions: dict[str, str]
     started: str
     seconds: float
+    """Wall time; of its last part, where the run was interrupted."""
     images: int
 
     @classmethod
@@ -53,15 +58,21 @@ class RunInfo:
             FormatError: not a finished run, or damaged.
         """
         path = folder / "run.json"
+        if (folder / _UNFINISHED).is_file() and not path.is_file():
+            raise FormatError(f"{folder}: this run is unfinished; give its placecell localize command again to go on")
         if not path.is_file():
-            raise FormatError(f"{folder} is not a finished run (no run.json); make one with: placecell localize")
+            raise FormatError(f"{folder} is not a run (no run.json); make one: placecell localize MAP SCENE {folder}")
         row = read_json(path)
         if row.pop("format", None) != FORMAT:
             raise FormatError(f"{path}: not of format {FORMAT}; run localize again with this version")
         try:
-            return cls(**row)
-        except TypeError as error:
-            raise FormatError(f"{path}: {error}; run localize again") from error
+            found = cls(**row)
+            _require_texts(found.map, "family", "fingerprint", "scene", "scene_fingerprint")
+            if found.scene is not None:
+                _require_texts(found.scene, "name", "fingerprint", "labels", "split")
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}: damaged ({error}); run localize again with --overwrite") from error
+        return found
 
     def require_scene(self, scene: Scene) -> None:
         """Refuse to judge these answers by a scene that the map or the run does not belong to.
@@ -117,57 +128,109 @@ def localize_into(
 ) -> list[Estimate]:
     """Answer every picture and write the run folder; answers already there from an interrupted run are kept.
 
+    Args:
+        overwrite: replace a finished run, and an interrupted one of another map or other pictures.
+
     Raises:
-        PlacecellError: the folder holds a finished run or one of another map or scene, or cannot be written.
+        PlacecellError: the folder holds something else already, cannot be written, or the disk is full; what was
+            answered until then is kept, and the same call goes on.
     """
-    if (folder / "run.json").exists() and not overwrite:
-        raise PlacecellError(f"{folder} holds a finished run already; name another folder or pass --overwrite")
-    info = load_info(map_folder)
-    of_map = {
-        "family": info.family,
-        "fingerprint": map_fingerprint(map_folder),
-        "scene": info.scene,
-        "scene_fingerprint": info.scene_fingerprint,
-    }
-    identity = {"map": of_map, "scene": scene, "names": [item.name for item in asked]}
-    answers = [] if overwrite else _resume(folder, identity)
-    if answers:
-        log.say(f"going on after {len(answers)} of {len(asked)} pictures that an interrupted run answered")
-    else:
-        (folder / "run.json").unlink(missing_ok=True)
-        atomic.write_text(folder / "unfinished.json", json.dumps(identity))
-    started, clock = datetime.now().astimezone(), time.perf_counter()
-    atomic.write_text(folder / "predictions.jsonl", dump_predictions(answers))
-    with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
-        left = asked[len(answers) :]
-        for estimate in log.track(localize_all(localizer, left), "localizing", len(left)):
-            file.write(dump_predictions([estimate]))
-            file.flush()
-            answers.append(estimate)
-    run = RunInfo(
-        map=of_map,
-        scene=scene,
-        device=device,
-        threads=threads,
-        versions=versions(),
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - clock, 3),
-        images=len(asked),
-    )
-    atomic.write_text(folder / "run.json", json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
-    (folder / "unfinished.json").unlink()
+    of_map = _map_told(map_folder)
+    pictures = [[item.name, item.state] for item in asked]
+    identity = {"map": of_map, "scene": scene, "pictures": pictures, "versions": versions()}
+    with _plain_errors(folder):
+        answers = _begin(folder, identity, overwrite=overwrite)
+        if answers:
+            log.say(f"going on after {len(answers)} of {len(asked)} pictures that an interrupted run answered")
+        started, clock = datetime.now().astimezone(), time.perf_counter()
+        with (folder / "predictions.jsonl").open("a", encoding="utf-8") as file:
+            left = asked[len(answers) :]
+            for estimate in log.track(localize_all(localizer, left), "localizing", len(left)):
+                file.write(dump_predictions([estimate]))
+                file.flush()
+                answers.append(estimate)
+        run = RunInfo(
+            map=of_map,
+            scene=scene,
+            device=device,
+            threads=threads,
+            versions=versions(),
+            started=started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - clock, 3),
+            images=len(asked),
+        )
+        atomic.write_text(folder / "run.json", json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
+        (folder / _UNFINISHED).unlink()
     return answers
 
 
-def _resume(folder: Path, identity: dict[str, Any]) -> list[Estimate]:
-    """Answers of an interrupted run of the same map over the same pictures."""
-    mark = folder / "unfinished.json"
-    if not mark.is_file():
-        return []
-    if read_json(mark) != identity:
-        raise PlacecellError(
-            f"{folder} holds an interrupted run of another map or other pictures; name another folder or "
-            "pass --overwrite"
-        )
+def _begin(folder: Path, identity: dict[str, Any], *, overwrite: bool) -> list[Estimate]:
+    """Make the folder ready to append answers to, and return those of an interrupted run that asked the same."""
+    finished, begun = (folder / "run.json").exists(), (folder / _UNFINISHED).exists()
+    if begun and not finished and _is_of(folder, identity):
+        return _answered(folder, [name for name, _ in identity["pictures"]])
+    if not overwrite:
+        _require_free(folder, finished, begun)
+    # In this order, so that a kill between two steps never leaves old answers to a new question.
+    for name in ("run.json", _UNFINISHED, "metrics.json", "predictions.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    atomic.write_text(folder / _UNFINISHED, json.dumps(identity))
+    return []
+
+
+def _require_free(folder: Path, finished: bool, begun: bool) -> None:
+    what = None
+    if finished:
+        what = "holds a finished run already"
+    elif begun:
+        what = "holds an interrupted run of another map or version, or other pictures"
+    elif folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
+        what = "exists already and is not a run"
+    if what is not None:
+        raise PlacecellError(f"{folder} {what}; name another folder or pass --overwrite")
+
+
+def _is_of(folder: Path, identity: dict[str, Any]) -> bool:
+    try:
+        return read_json(folder / _UNFINISHED) == identity
+    except FormatError:
+        return False
+
+
+def _answered(folder: Path, names: Sequence[str]) -> list[Estimate]:
+    """The answers of an interrupted run; the file is freed of the unfinished last line that a kill may leave."""
     path = folder / "predictions.jsonl"
-    return read_predictions(path, allow_partial_last=True) if path.is_file() else []
+    if not path.is_file():
+        return []
+    answers = read_predictions(path, allow_partial_last=True)
+    if [answer.name for answer in answers] != list(names[: len(answers)]):
+        raise FormatError(f"{path}: not the answers of this run, in order; delete {folder} and run localize again")
+    whole, newline, _ = path.read_bytes().rpartition(b"\n")
+    atomic.write_bytes(path, whole + newline)
+    return answers
+
+
+def _map_told(folder: Path) -> dict[str, str]:
+    info = load_info(folder)
+    return {
+        "family": info.family,
+        "fingerprint": map_fingerprint(folder),
+        "scene": info.scene,
+        "scene_fingerprint": info.scene_fingerprint,
+    }
+
+
+def _require_texts(values: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        field_of(values, key, str)
+
+
+@contextmanager
+def _plain_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PlacecellError(
+            f"{folder} could not be written: {error.strerror or error}; free some space or choose a folder you own, "
+            "the same command then goes on"
+        ) from error

@@ -19,13 +19,13 @@ from placecell.images import read_image, resize_image
 from placecell.lenses import Picture as Picture
 from placecell.lenses import lenses_of
 from placecell.log import Log
-from placecell.mapping import How, reconstructions
+from placecell.mapping import How, Mapper, reconstructions
 from placecell.pairs import Pair, exhaustive, retrieved, sequential, unique
 from placecell.points import PointCloud
 from placecell.scene import Frame, Scene
 from placecell.sift import Features, Sift, in_parallel, load_features, save_features
 from placecell.triangulate import Tracks, tracks_of
-from placecell.two_view import Verification, match_into, turns_only
+from placecell.two_view import Verification, guess_focal_lengths, match_into, turns_only
 from placecell.vlad import Vlad
 
 Order = Literal["video", "photos"]
@@ -56,6 +56,8 @@ class Sfm:
     """Up to so many photos, every pair is matched."""
     global_mapper: bool = False
     """All poses at once (pycolmap's global mapper, GLOMAP) instead of picture by picture."""
+    refine_focal: bool = True
+    """Whether focal lengths are refined, or kept as given."""
     least_share: float = 0.5
     """A scene must hold at least this share of the pictures; less is an error with an account of what joined."""
     seed: int = 0
@@ -121,6 +123,7 @@ def reconstruct(
             settings.threads,
         )
     with stages.timed("mapping"), _plainly(database):
+        guess_focal_lengths(database, lenses.of_picture, lenses.cameras)
         models, way = _models(pictures, features, lenses.sizes_px, database, settings, log)
     _account(models, pictures, settings, log)
     with stages.timed("points"):
@@ -205,14 +208,13 @@ def _models(
     by = ways[0]
     for way in ways:
         folder = database.parent / f"models-{way.replace(' ', '-')}"
-        found = reconstructions(
-            database, folder, way, pictures=len(pictures), seed=settings.seed, threads=settings.threads, log=log
-        )
+        mapper = Mapper(way, settings.refine_focal, settings.seed, settings.threads)
+        found = reconstructions(database, folder, mapper, pictures=len(pictures), log=log)
         if _largest(found) > _largest(best):
             best, by = found, way
         if _largest(best) >= 0.9 * len(pictures):
             break
-        if _largest(best) < _enough(pictures, settings) and turns_only(
+        if _largest(best) < max(3, 0.2 * len(pictures)) and turns_only(
             database, features, sizes_px, settings.verification
         ):
             raise SceneError(  # lower demands would find a depth that is not there

@@ -22,6 +22,7 @@ _MIN_INLIERS = 15
 """Fewer say nothing: chance alone brings seven onto any fundamental matrix."""
 
 _WITNESSES = 40
+_MANY = 50
 
 
 @dataclass(frozen=True)
@@ -114,19 +115,19 @@ def _theirs(found: TwoView | None) -> Any:
     return geometry
 
 
-def read_matches(database_path: Path) -> dict[Pair, NDArray[np.uint32]]:
-    """The matches (N, 2) of every pair in the database that agreed on any."""
+def read_geometries(database_path: Path) -> dict[Pair, Any]:
+    """The `pycolmap.TwoViewGeometry` of every pair in the database that agreed on any matches."""
     database = pycolmap.Database.open(database_path)
     try:
         keys, geometries = database.read_two_view_geometries()
-        pairs = [pycolmap.pair_id_to_image_pair(key) for key in keys]
-        return {
-            (first - 1, second - 1): geometry.inlier_matches
-            for (first, second), geometry in zip(pairs, geometries, strict=True)
-            if len(geometry.inlier_matches)
-        }
     finally:
         database.close()
+    pairs = [pycolmap.pair_id_to_image_pair(key) for key in keys]
+    return {
+        (first - 1, second - 1): geometry
+        for (first, second), geometry in zip(pairs, geometries, strict=True)
+        if len(geometry.inlier_matches)
+    }
 
 
 def turns_only(
@@ -137,7 +138,8 @@ def turns_only(
     Only the half of the pairs that moved most testifies: neighbours in any video hardly differ.
     """
     moved = []
-    for (i, j), matches in read_matches(database_path).items():
+    for (i, j), geometry in read_geometries(database_path).items():
+        matches = geometry.inlier_matches
         pixels = features[i].pixels[matches[:, 0]], features[j].pixels[matches[:, 1]]
         limit_px = 1.5 * verification.max_error * max(sizes_px[i], sizes_px[j])
         moved.append((float(np.median(np.linalg.norm(pixels[1] - pixels[0], axis=1))), limit_px, pixels))
@@ -148,3 +150,40 @@ def turns_only(
         _, mask = cv2.findHomography(*pixels, cv2.RANSAC, limit_px)
         explained.append(0.0 if mask is None else float(np.mean(mask)))
     return len(explained) >= 3 and float(np.median(explained)) > 0.85
+
+
+def guess_focal_lengths(database_path: Path, of_picture: Sequence[int], cameras: Sequence[Any]) -> None:
+    """Write to the database the focal lengths of cameras without a known one, where their matches tell it.
+
+    With the right calibration K, an essential matrix K^T F K has two equal singular values (Mendonça and Cipolla, CVPR
+    1999); the focal length is that for which most fundamental matrices of two pictures of one camera come near to it.
+    """
+    found = read_geometries(database_path)
+    database = pycolmap.Database.open(database_path)
+    try:
+        for index, camera in enumerate(cameras):
+            mine = [
+                geometry.F
+                for (i, j), geometry in found.items()
+                if of_picture[i] == of_picture[j] == index and len(geometry.inlier_matches) >= _MANY
+            ]
+            if camera.has_prior_focal_length or len(mine) < _WITNESSES:
+                continue
+            camera.params = [focal_from_fundamentals(np.array(mine), camera.width, camera.height), *camera.params[1:]]
+            database.update_camera(camera)
+    finally:
+        database.close()
+
+
+def focal_from_fundamentals(fundamentals: Array, width: int, height: int) -> float:
+    """The focal length in pixels under which most of (N, 3, 3) come nearest to essential matrices."""
+    candidates = max(width, height) * np.geomspace(0.4, 3.0, 200)
+    scores = [_doubt(fundamentals, focal_px, width, height) for focal_px in candidates]
+    return float(candidates[np.argmin(scores)])
+
+
+def _doubt(fundamentals: Array, focal_px: float, width: int, height: int) -> float:
+    calibration = np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
+    singular = np.linalg.svd(calibration.T @ fundamentals @ calibration, compute_uv=False)
+    apart = 1.0 - singular[:, 1] / singular[:, 0]
+    return float(np.mean(apart / (apart + 0.01)))  # bounded, as many matrices are of pairs that hardly moved

@@ -23,6 +23,8 @@ class Verdict:
     evaluation: Evaluation
     floors: dict[str, Evaluation]
     """`constant` and `oracle`."""
+    trained: int
+    """How many of the frames asked are training frames, which the map was built from."""
 
 
 def verdict(folder: Path, scene: Scene) -> Verdict:
@@ -46,6 +48,7 @@ def verdict(folder: Path, scene: Scene) -> Verdict:
         estimates=told,
         evaluation=_evaluate(scene, asked, told),
         floors={name: _evaluate(scene, asked, answers) for name, answers in lines.items()},
+        trained=sum(frame.split == "train" for frame in asked),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ import tyro
 from placecell.align import trajectory_error
 from placecell.cli import build, evaluate, localize, report, scene
 from placecell.cli.terminal import Terminal, parse
+from placecell.errors import PlacecellError
 from placecell.pose import Pose
 from placecell.scene import Scene
 from placecell.synthetic import make_video
+
+_MADE = ("room.mp4", "room", "room.map", "run", "report.html")
 
 
 def main(words: Sequence[str]) -> None:
@@ -31,8 +35,9 @@ def demo(out: Annotated[Path, tyro.conf.Positional] = Path("demo"), frames: int 
         frames: Length of the video.
         seed: Seed of every random choice.
     """
+    _require_own(out)
     start = time.perf_counter()
-    video, place, map, run, page = (out / name for name in ("room.mp4", "room", "room.map", "run", "report.html"))
+    video, place, map, run, page = (out / name for name in _MADE)
     Terminal().say(f"rendering {video}: a walk of {frames} frames through a room")
     exact = make_video(video, count=frames, seed=seed)
     _show(["scene", video, place, "--every", 1, "--holdout", 0.2, "--overwrite", "--seed", seed])
@@ -40,14 +45,23 @@ def demo(out: Annotated[Path, tyro.conf.Positional] = Path("demo"), frames: int 
     _show(["build", place, map, "structure", "--overwrite", "--seed", seed])
     _show(["localize", map, place, run, "--overwrite"])
     _show(["evaluate", run, place])
-    _show(["report", run, place, page, "--map", map])
+    _show(["report", run, place, page, "--map", map, "--overwrite"])
     print(f"\nall of it in {time.perf_counter() - start:.0f} s; the report to look at: {page.resolve()}")
+
+
+def _require_own(out: Path) -> None:
+    """Refuse a folder that holds more than an earlier demo left."""
+    others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
+    foreign = [name for name in others if name not in _MADE]
+    if foreign or (out.exists() and not out.is_dir()):
+        what = f"holds {foreign[0]}, which is not of a demo" if foreign else "is a file"
+        raise PlacecellError(f"{out} {what}; name a new folder: placecell demo OUT")
 
 
 def _show(line: Sequence[object]) -> None:
     """Print a command as a user would type it, and do it."""
     verb, *words = [str(word) for word in line]
-    print(f"\n$ placecell {verb} {' '.join(words)}", flush=True)
+    print(f"\n$ placecell {verb} {shlex.join(words)}", flush=True)
     verbs = {"scene": scene, "build": build, "localize": localize, "evaluate": evaluate, "report": report}
     verbs[verb].main(words)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from placecell.cli.terminal import finish, parse
+from placecell.cli.terminal import finish, parse, unused
 from placecell.datasets import WRITERS
 from placecell.scene import Scene
 
@@ -30,9 +30,9 @@ def export(
     Args:
         scene: Scene folder.
         out: Folder to make.
-        format: Whose format.
+        format: colmap, tum or nerfstudio.
         images: Link the pictures or copy them.
         overwrite: Replace the folder if it exists.
     """
     made = WRITERS[format](Scene.load(scene), out, images=images, overwrite=overwrite)
-    finish(f"{made}: {scene} for {format}", f"placecell scene {made} again/ --format {format}")
+    finish(f"{made}: {scene} for {format}", ["placecell", "scene", made, unused(Path("again")), "--format", format])

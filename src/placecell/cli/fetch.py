@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from placecell import datasets
 from placecell import fetch as fetching
-from placecell.cli.terminal import Terminal, finish, parse
+from placecell.cli.terminal import Terminal, finish, parse, unused
+from placecell.errors import SceneError
 
 
 def main(words: Sequence[str]) -> None:
@@ -38,7 +41,17 @@ def fetch(
     made = fetching.fetch(
         name, out, scenes=scenes, accept_licence=accept_licence, mirror=mirror, ask=ask, log=Terminal()
     )
-    finish("\n".join(f"{path}: fetched" for path in made), f"placecell scene {made[0]} scene/")
+    out_scene = unused(Path("scene"))
+    finish("\n".join(f"{path}: fetched" for path in made), ["placecell", "scene", _data_set(made[0]), out_scene])
+
+
+def _data_set(folder: Path) -> Path:
+    """The folder, or the first below it, that holds a data set: archives of 12-Scenes hold several rooms."""
+    for path in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        with suppress(SceneError):
+            datasets.detect(path)
+            return path
+    return folder
 
 
 def _ask(question: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,13 +13,18 @@ import tyro
 from placecell import catalog
 from placecell.camera import Camera
 from placecell.cli.terminal import Terminal, finish, parse
-from placecell.errors import SceneError
-from placecell.estimate import Query
-from placecell.exif import camera_guess
+from placecell.errors import MapError, PlacecellError, SceneError
+from placecell.estimate import Estimate, Query
+from placecell.exif import Exif, camera_guess
 from placecell.images import picture_files, read_exif, read_image
-from placecell.localizer import load_info
+from placecell.localizer import MapInfo, load_info
+from placecell.log import Log
 from placecell.run import Asked, asked_of, localize_into
 from placecell.scene import Scene, camera_from_json
+
+_SAME_FOCAL = 0.1
+"""EXIF rounds focal lengths and knows nothing of cropping; so near to the map's camera it is the map's camera."""
+_SHOWN = 5
 
 
 def main(words: Sequence[str]) -> None:
@@ -33,7 +39,7 @@ def localize(
     split: Literal["train", "test", "all"] = "test",
     focal_px: float | None = None,
     threads: int = 2,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     overwrite: bool = False,
 ) -> None:
     """Answer where pictures were taken: a pose with its covariance, or the reason why there is none.
@@ -43,58 +49,136 @@ def localize(
         pictures: A picture, a folder of them, or a scene folder.
         run: Run folder to make; an interrupted run goes on.
         split: Which frames of a scene are asked.
-        focal_px: Focal length of pictures without a scene; otherwise from EXIF, else as the map's pictures have it.
+        focal_px: Focal length of pictures without a scene, at their size; otherwise that of the map's camera where the
+            shape fits, else from EXIF, else guessed.
         threads: Processor threads.
         device: cpu, or cuda for families with networks.
         overwrite: Replace a finished run.
     """
     import cv2
 
+    if threads < 1 or (focal_px is not None and not 0 < focal_px < 1e6):
+        raise PlacecellError("--threads counts from 1, --focal-px is a length in pixels, often 1.2 times the width")
     cv2.setNumThreads(threads)
-    log = Terminal()
-    asked, scene = _asked(map, pictures, split, focal_px)
-    localizer = catalog.load_map(map, device=device)
-    found = localize_into(
-        run, localizer, map, asked, scene=scene, threads=threads, device=device, overwrite=overwrite, log=log
+    log, info = Terminal(), load_info(map)
+    guessed: list[str] = []
+    scene = Scene.load(pictures) if (pictures / "scene.json").is_file() else None
+    asked = (
+        _photos(pictures, _map_camera(info), focal_px, guessed) if scene is None else _frames(scene, split, focal_px)
     )
-    answered = sum(estimate.world_from_cam is not None for estimate in found)
-    for estimate in [estimate for estimate in found if estimate.reason][:5]:
-        log.warn(f"{estimate.name}: {estimate.reason}")
+    localizer = catalog.load_map(map, device=device)
+    told = None if scene is None else _told(scene, split)
+    found = localize_into(
+        run, localizer, map, asked, scene=told, threads=threads, device=device, overwrite=overwrite, log=log
+    )
+    _warn(found, guessed, log)
     seconds = [estimate.seconds for estimate in found if estimate.seconds is not None]
     pace = f", median {1e3 * float(np.median(seconds)):.0f} ms a picture" if seconds else ""
-    following = f"placecell evaluate {run} {pictures}" if scene else f"less {run / 'predictions.jsonl'}"
-    finish(f"{run}: {answered} of {len(found)} pictures placed{pace}", following)
+    answered = sum(estimate.world_from_cam is not None for estimate in found)
+    finish(f"{run}: {answered} of {len(found)} pictures placed{pace}", _following(run, pictures, scene, info))
 
 
-def _asked(
-    map: Path, pictures: Path, split: Literal["train", "test", "all"], focal_px: float | None
-) -> tuple[list[Asked], dict[str, str] | None]:
-    if (pictures / "scene.json").is_file():
-        scene = Scene.load(pictures)
-        frames = scene.split(split).frames
-        if not frames:
-            raise SceneError(f"scene {scene.name} has no {split} frames; choose another --split")
-        told = {"name": scene.name, "fingerprint": scene.fingerprint, "labels": scene.labels, "split": split}
-        return asked_of(scene, frames), told
+def _frames(scene: Scene, split: Literal["train", "test", "all"], focal_px: float | None) -> list[Asked]:
+    if focal_px is not None:
+        raise SceneError(f"scene {scene.name} knows its cameras; drop --focal-px")
+    frames = scene.split(split).frames
+    if not frames:
+        known = ", ".join(dict.fromkeys(frame.split for frame in scene.frames)) or "none"
+        raise SceneError(f"scene {scene.name} has no {split} frames, only {known}; choose with --split")
+    return asked_of(scene, frames)
+
+
+def _told(scene: Scene, split: str) -> dict[str, str]:
+    return {"name": scene.name, "fingerprint": scene.fingerprint, "labels": scene.labels, "split": split}
+
+
+def _photos(pictures: Path, usual: Camera, focal_px: float | None, guessed: list[str]) -> list[Asked]:
+    """The picture or pictures at a path, called by their paths below it; `guessed` collects those of unknown lens."""
+    if not pictures.exists():
+        raise SceneError(f"{pictures}: no such file or folder; name a picture, a folder of them or a scene")
     files = picture_files(pictures) if pictures.is_dir() else [pictures]
     if not files:
         raise SceneError(
             f"{pictures} holds no pictures and is not a scene; name a picture, a folder of them or a scene"
         )
-    usual = camera_from_json(load_info(map).extra["camera"])
     root = pictures if pictures.is_dir() else pictures.parent
-    return [_photo(path, path.relative_to(root).as_posix(), usual, focal_px) for path in files], None
+    asked = [_photo(path, path.relative_to(root).as_posix(), usual, focal_px, guessed) for path in files]
+    if len(asked) == 1:
+        asked[0].load()  # one picture that cannot be read is an error; among several it is an answer with a reason
+    return asked
 
 
-def _photo(path: Path, name: str, usual: Camera, focal_px: float | None) -> Asked:
+def _photo(path: Path, name: str, usual: Camera, focal_px: float | None, guessed: list[str]) -> Asked:
     def load() -> Query:
         image = read_image(path)
-        height, width = image.shape[:2]
-        guess, known = camera_guess(read_exif(path))
-        if focal_px is not None:
-            return Query(name, image, Camera.from_focal(width, height, focal_px))
-        if not known and abs(width * usual.height - height * usual.width) <= max(width, height):
-            return Query(name, image, usual.resized(width, height))
-        return Query(name, image, guess)
+        camera, known = photo_camera(read_exif(path), usual, focal_px)
+        if not known and name not in guessed:
+            guessed.append(name)
+        return Query(name, image, camera)
 
-    return Asked(name, load)
+    return Asked(name, load, f"{_state(path)} {focal_px}")
+
+
+def _state(path: Path) -> str:
+    try:
+        state = path.stat()
+    except OSError:  # a broken link: the answer will say so
+        return "missing"
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def photo_camera(exif: Exif, usual: Camera, focal_px: float | None = None) -> tuple[Camera, bool]:
+    """Intrinsics of a photo, and whether its focal length is known rather than guessed.
+
+    In this order: the focal length the user gives; the map's camera where the photo has its shape at any size, or that
+    shape turned, and EXIF does not contradict it; EXIF; a guess.
+    """
+    width, height = exif.width, exif.height
+    if focal_px is not None:
+        return Camera.from_focal(width, height, focal_px), True
+    guess, known = camera_guess(exif)
+    if _fits(usual, width, height):
+        own = usual.resized(width, height)
+    elif _fits(
+        usual, height, width
+    ):  # turned to either side: which one, and so where the principal point is, is unknown
+        turned = usual.resized(height, width)
+        own = Camera.from_focal(width, height, math.sqrt(turned.fx * turned.fy))
+    else:
+        return guess, known
+    return (guess if known and abs(guess.fx / own.fx - 1) > _SAME_FOCAL else own), True
+
+
+def _fits(camera: Camera, width: int, height: int) -> bool:
+    """Whether a picture of this size can be one of the camera's, resized to whole pixels."""
+    scale = max(width, height) / max(camera.width, camera.height)
+    return max(abs(camera.width * scale - width), abs(camera.height * scale - height)) <= 1
+
+
+def _map_camera(info: MapInfo) -> Camera:
+    try:
+        return camera_from_json(info.extra["camera"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MapError(
+            f"the map of {info.scene} does not say which camera it was built with; build it again"
+        ) from error
+
+
+def _warn(found: Sequence[Estimate], guessed: Sequence[str], log: Log) -> None:
+    if guessed:
+        log.warn(
+            f"{guessed[0]}{f' and {len(guessed) - 1} more' if len(guessed) > 1 else ''}: unlike the map's pictures and "
+            "without a focal length in EXIF, so it was guessed as 1.2 times the longer side; pass --focal-px"
+        )
+    refused = [estimate for estimate in found if estimate.reason is not None]
+    for estimate in refused[:_SHOWN]:
+        reason = str(estimate.reason)
+        log.warn(reason if estimate.name in reason else f"{estimate.name}: {reason}")
+    if len(refused) > _SHOWN:
+        log.warn(f"{len(refused) - _SHOWN} more have no answer either; their reasons are in predictions.jsonl")
+
+
+def _following(run: Path, pictures: Path, scene: Scene | None, info: MapInfo) -> list[object]:
+    if scene is not None and scene.fingerprint == info.scene_fingerprint:
+        return ["placecell", "evaluate", run, pictures]
+    return ["head", "-n", 3, run / "predictions.jsonl"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from placecell.cli.terminal import Terminal, finish, parse
-from placecell.localizer import load_info, load_map_tensors, map_bytes
+from placecell.cli.terminal import finish, parse, unused
+from placecell.errors import MapError, PlacecellError
+from placecell.localizer import load_info, load_map_tensors, map_bytes, map_fingerprint
 from placecell.points import PointCloud
 from placecell.report import write_report
+from placecell.run import RunInfo
 from placecell.scene import Scene
 from placecell.verdict import verdict
 
@@ -28,6 +30,7 @@ def report(
     scene: Annotated[Path, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     map: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Draw a run as one HTML page that needs nothing else: the place in 3-D, errors, curves, the worst frames.
 
@@ -36,27 +39,37 @@ def report(
         scene: The scene folder the map was built from.
         out: HTML file to write.
         map: The map folder, to state its size and seed, and to draw its points when the scene has none.
+        overwrite: Replace the file if it exists.
     """
-    write(run, scene, out, map)
-    finish(f"{out}: open it in a browser", f"placecell export {scene} colmap/ colmap")
-
-
-def write(run: Path, scene: Path, out: Path, map: Path | None) -> None:
-    """Write the page of a run."""
+    if out.exists() and not (overwrite and out.is_file()):
+        raise PlacecellError(f"{out} exists already; name another file or pass --overwrite")
     place = Scene.load(scene)
     found = verdict(run, place)
-    about = {
-        "family": found.run.map["family"],
-        "date": found.run.started,
-        "versions": found.run.versions,
-        "device": f"{found.run.device}, {found.run.threads} threads",
-        "seconds": found.run.seconds,
-        "map": found.run.map["fingerprint"],
-    }
+    about = _about(found.run)
     if map is not None:
-        about |= {"map_bytes": map_bytes(map), "seed": load_info(map).seed}
+        about |= _map_told(map, found.run)
         place = replace(place, points=place.points or _points_of(map))
-    write_report(out, place, found.estimates, found.evaluation, floors=found.floors, run_info=about, log=Terminal())
+    write_report(out, place, found.estimates, found.evaluation, floors=found.floors, run_info=about)
+    size = f"{len(found.evaluation.errors)} frames, {out.stat().st_size / 1e6:.1f} MB"
+    finish(f"{out}: {size}; open it in a browser", ["placecell", "export", scene, unused(Path("colmap")), "colmap"])
+
+
+def _about(run: RunInfo) -> dict[str, Any]:
+    return {
+        "family": run.map["family"],
+        "date": run.started,
+        "versions": run.versions,
+        "device": f"{run.device}, {run.threads} threads",
+        "seconds": run.seconds,
+        "map": run.map["fingerprint"],
+    }
+
+
+def _map_told(folder: Path, run: RunInfo) -> dict[str, Any]:
+    seed = load_info(folder).seed
+    if map_fingerprint(folder) != run.map["fingerprint"]:
+        raise MapError(f"{folder} is not the map that the run was made with; name that one, or leave --map out")
+    return {"map_bytes": map_bytes(folder), "seed": seed}
 
 
 def _points_of(map: Path) -> PointCloud | None:

@@ -10,10 +10,10 @@ import tyro
 
 from placecell import check as checking
 from placecell.camera import Camera
-from placecell.cli.terminal import Terminal, finish, parse
+from placecell.cli.terminal import Terminal, finish, parse, unused
 from placecell.errors import SceneError
 from placecell.labelling import Made, Wish, make_scene
-from placecell.sources import recognize
+from placecell.sources import read_dataset, recognize
 
 
 def main(words: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ def scene(
         relabel: Ignore the poses of a data set and make them by structure from motion.
         every: Take every so many-th frame or photo; otherwise frames of a video are chosen, sharp and well spaced.
         frames: Frames chosen from a video, at most.
-        focal_px: Focal length to start from; otherwise from EXIF or the data set, else guessed.
+        focal_px: Focal length, kept as it is; otherwise from EXIF, the data set or the matches, and refined.
         global_mapper: All poses at once instead of picture by picture.
         metric_from: Where metres come from: gps, depth, or two frames and their distance, as a.jpg,b.jpg,1.5
         holdout: Share of frames to keep for the test, in contiguous blocks.
@@ -63,6 +63,8 @@ def scene(
         seed: Seed of every random choice.
         threads: Processor threads.
     """
+    if seed < 0 or threads < 1:
+        raise SceneError(f"--seed {seed} --threads {threads}: seeds count from 0, threads from 1")
     log = Terminal()
     if check:
         if out is not None:
@@ -86,12 +88,10 @@ def scene(
         threads=threads,
     )
     made = make_scene(recognize(source, format), out, wish, log, overwrite=overwrite)
-    finish(_account(out, made), f"placecell build {out} {_map_of(out)} structure")
+    finish(_account(out, made), ["placecell", "build", out, unused(_map_of(out)), "structure"])
 
 
 def _check(source: Path, format: str | None, labels: str | None, seed: int, log: Terminal) -> None:
-    from placecell.sources import read_dataset
-
     options = {} if labels is None else {"labels": labels}
     found = recognize(source, format)
     if found.kind != "dataset":

@@ -81,3 +81,13 @@ def unused(path: Path) -> Path:
     """The path, or the first of `path-2`, `path-3`, … where nothing lies: for commands that shall work when pasted."""
     others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
     return path if not path.exists() else next(other for other in others if not other.exists())
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of aligned columns, figures to the right and words to the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def cell(text: str, width: int) -> str:
+        return text.rjust(width) if text[:1].isdecimal() or text[:1] == "." else text.ljust(width)
+
+    return ["  ".join(cell(text, width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]

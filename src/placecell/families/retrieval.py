@@ -41,6 +41,10 @@ class Retrieval:
     dimensions: int = 256
     """Length of a picture's vector."""
 
+    def __post_init__(self) -> None:
+        if min(self.top, self.features, self.words, self.dimensions) < 1:
+            raise ValueError("top, features, words and dimensions count from 1")
+
     @property
     def sift(self) -> Sift:
         """The detector of map and queries."""

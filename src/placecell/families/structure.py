@@ -57,7 +57,7 @@ class Structure:
     """Pictures of the map a query is matched to, at most."""
     enough: int = 100
     """The 2D-to-3D search stops at so many agreeing matches (Active Search's N)."""
-    strongest: int = 1000
+    strongest: int = 600
     """Only so many of the query's features look for the first pose; all do when that is not enough."""
     least: int = 15
     """Fewer agreeing matches are no answer."""
@@ -65,7 +65,7 @@ class Structure:
     """A match agrees when its reprojection error is below this."""
     covisible: int = 40
     """Pictures whose points the 3D-to-2D search takes in."""
-    radius_px: float = 8.0
+    radius_px: float = 6.0
     """The 3D-to-2D search looks for a point so near to where it must fall."""
     likeness: float = 0.8
     """Cosine of descriptors a 3D-to-2D match must reach."""
@@ -176,7 +176,7 @@ class StructureMap:
         points, pixels = np.zeros(0, np.intp), np.zeros((0, 2))
         known = np.zeros(len(self.points), dtype=bool)
         best: PnP | None = None
-        begin, step, strongest = 0, 4, self.family.strongest
+        begin, step, strongest = 0, 3, self.family.strongest
         while begin < min(self.family.retrieved, len(order)):
             fresh = self._points_of(order[begin : begin + step])
             fresh = fresh[~known[fresh]]
@@ -184,43 +184,35 @@ class StructureMap:
             found = match(unit[:strongest], as_unit(self.descriptors[fresh]), ratio=self.family.ratio)
             points = np.concatenate([points, fresh[found.second]])
             pixels = np.concatenate([pixels, features.pixels[found.first]])
-            best = solve_pnp(self.points[points], pixels, query.camera, max_error_px=self.family.max_error_px)
+            best = solve_pnp(
+                self.points[points], pixels, query.camera, max_error_px=self.family.max_error_px, refine=False
+            )
             if best.count >= self.family.enough:
                 break
             begin, step, strongest = begin + step, 2 * step, len(unit)
         if best is None or best.world_from_cam is None or best.count < self.family.least:
             return best
-        return self._complete(features, unit, query, best, points[best.inliers], order)
+        near = self._around(points[best.inliers], order, query.camera, best.world_from_cam)
+        found_points, chosen = self._guided(near, features, unit)
+        more = self._refine(found_points, features.pixels[chosen], query, best.world_from_cam)
+        return more if more.count >= best.count else self._refine(points, pixels, query, best.world_from_cam)
 
-    def _complete(
-        self,
-        features: Features,
-        unit: NDArray[np.float32],
-        query: Query,
-        best: PnP,
-        seen: Points,
-        order: Points,
-    ) -> PnP:
-        """3D-to-2D: every point around those found is looked for near where it must fall, and the pose solved again."""
-        if best.world_from_cam is None:
-            return best
-        near = self._around(seen, order, query.camera, best.world_from_cam)
-        points, chosen = self._guided(near, features, unit)
-        more = refine_pnp(
+    def _refine(self, points: Points, pixels: NDArray[np.floating], query: Query, world_from_cam: Pose) -> PnP:
+        """The pose and its covariance by matches whose points carry their own."""
+        return refine_pnp(
             self.points[points],
-            features.pixels[chosen],
+            pixels,
             query.camera,
-            best.world_from_cam,
+            world_from_cam,
             point_covariance=_symmetric(self.spread[points]),
             max_error_px=self.family.max_error_px,
         )
-        return more if more.count >= best.count else best
 
     def _around(self, seen: Points, order: Points, camera: Camera, world_from_cam: Pose) -> Projected:
         """The points of the pictures that share most with those seen, where they fall on the query."""
         mark = np.zeros(len(self.points), dtype=np.int32)
         mark[seen] = 1
-        likely = order[: 4 * self.family.covisible]
+        likely = order[: 2 * self.family.covisible]
         shared = np.array([mark[self._seen_by(picture)].sum() for picture in likely])
         near = self._points_of(likely[np.argsort(-shared, kind="stable")[: self.family.covisible]])
         pixels = camera.project(world_from_cam.inv.apply(self.points[near]))
@@ -230,11 +222,14 @@ class StructureMap:
     def _guided(self, near: Projected, features: Features, unit: NDArray[np.float32]) -> tuple[Points, Points]:
         """3D-to-2D matches (points, features): the best within `radius_px` of where a point falls, each used once."""
         radius_px = self.family.radius_px
-        distance, index = KDTree(features.pixels).query(near.pixels, k=4, distance_upper_bound=radius_px)
+        distance, index = KDTree(features.pixels).query(near.pixels, k=3, distance_upper_bound=radius_px)
         which, rank = np.nonzero(np.isfinite(np.asarray(distance)))
         feature = np.asarray(index)[which, rank]
-        found, place = np.unique(which, return_inverse=True)
-        likeness = np.einsum("nd,nd->n", unit[feature], as_unit(self.descriptors[near.points[found]])[place])
+        seen = np.unique(which)
+        rows = np.zeros(len(near.points), np.intp)
+        rows[seen] = np.arange(len(seen))
+        described = as_unit(self.descriptors[near.points[seen]])
+        likeness = np.einsum("nd,nd->n", unit[feature], described[rows[which]])
         good = np.flatnonzero(likeness > self.family.likeness)
         order = good[np.argsort(-likeness[good], kind="stable")]
         which, feature = which[order], feature[order]

@@ -1,0 +1,125 @@
+"""placecell build: a scene folder and the name of a family to a map folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import Command, SceneMaker
+from placecell.catalog import FAMILIES, load_map
+from placecell.localizer import load_info
+from placecell.scene import Scene
+from placecell.synthetic import make_scene
+
+
+@pytest.fixture(scope="module")
+def closet(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A room small enough for maps that are only to be there."""
+    return make_scene(tmp_path_factory.mktemp("closet") / "my scene", train=4, test=1, size=(320, 240))
+
+
+def test_makes_a_map_with_the_settings_of_the_flags(closet: Scene, placecell: Command, tmp_path: Path) -> None:
+    out = tmp_path / "a map"
+    said = placecell("build", closet.root, out, "retrieval", "--top", "2", "--words", "16", "--seed", "3")
+    assert (said.code, said.err) == (0, "")
+    assert re.match(rf"{out}: retrieval map, \d+\.\d MB, built in \d+ s\n", said.out)
+    info = load_info(out)
+    assert (info.family, info.seed, info.config["top"], info.config["words"]) == ("retrieval", 3, 2, 16)
+    assert info.scene_fingerprint == closet.fingerprint
+
+
+def test_flags_may_come_first(closet: Scene, placecell: Command, tmp_path: Path) -> None:
+    assert placecell("build", "--seed", 5, closet.root, tmp_path / "map", "retrieval").code == 0
+    assert load_info(tmp_path / "map").seed == 5
+
+
+def test_the_next_command_works_when_pasted(
+    closet: Scene, placecell: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()  # so that another name has to be found
+    following = placecell("build", closet.root, "map", "retrieval").following
+    assert following == ["placecell", "localize", "map", str(closet.root), "run-2"]
+    assert placecell(*following[1:]).code == 0
+
+
+def test_the_next_command_works_on_a_scene_without_test_frames(
+    closet: Scene, placecell: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    closet.split("train").save(tmp_path / "scene")
+    following = placecell("build", "scene", "map", "retrieval").following
+    assert following[-2:] == ["--split", "train"]
+    assert placecell(*following[1:]).code == 0
+
+
+def test_an_existing_map_is_replaced_only_when_asked(closet: Scene, placecell: Command, tmp_path: Path) -> None:
+    words = ("build", closet.root, tmp_path / "map", "retrieval")
+    assert placecell(*words).code == 0
+    before = (tmp_path / "map" / "weights.safetensors").read_bytes()
+    said = placecell(*words, "--top", "2")
+    assert (said.code, said.out) == (1, "")
+    assert said.err == f"placecell build: {tmp_path / 'map'} exists already; name another folder or pass --overwrite\n"
+    assert (tmp_path / "map" / "weights.safetensors").read_bytes() == before
+    assert placecell(*words, "--top", "2", "--overwrite").code == 0
+    assert load_info(tmp_path / "map").config["top"] == 2
+    load_map(tmp_path / "map")
+
+
+def test_a_folder_that_cannot_be_is_found_out_before_the_work(
+    scene_of: SceneMaker, placecell: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    said = placecell("build", tmp_path / "no scene", tmp_path / "file" / "map", "retrieval")
+    assert said.code == 1 and "could not be written: Not a directory" in said.err
+
+
+class TestFamilies:
+    @pytest.mark.parametrize("words, code", [(("--help",), 0), (("-h",), 0), ((), 2), (("scene", "map"), 2)])
+    def test_are_listed_when_none_is_named(self, words: tuple[str, ...], code: int, placecell: Command) -> None:
+        said = placecell("build", *words)
+        assert said.code == code
+        text = said.out + said.err
+        assert text.startswith("usage: placecell build SCENE MAP FAMILY")
+        assert [name for name in FAMILIES if f"\n  {name} " not in text] == []
+        assert (said.err == "") == (code == 0)
+
+    def test_an_unknown_one_is_answered_with_the_known(self, placecell: Command) -> None:
+        said = placecell("build", "scene", "map", "posenet")
+        assert (said.code, said.out) == (1, "")
+        assert said.err == f"placecell build: no family is called 'posenet'; known are {', '.join(FAMILIES)}\n"
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_their_settings_are_flags_with_their_defaults(self, name: str, placecell: Command) -> None:
+        out = placecell("build", "scene", "map", name, "--help").out
+        assert "usage: placecell build" in out and "SCENE MAP FAMILY" in out
+        assert "--features INT" in out and re.search(r"\(default:\s+\d", out)
+
+
+class TestSettingsThatCannotBe:
+    def test_a_negative_seed(self, closet: Scene, placecell: Command, tmp_path: Path) -> None:
+        said = placecell("build", closet.root, tmp_path / "map", "retrieval", "--seed", "-1")
+        assert (said.code, said.out, said.err) == (1, "", "placecell build: --seed -1: seeds count from 0\n")
+
+    @pytest.mark.parametrize("flag", ["--top", "--words", "--dimensions", "--features"])
+    def test_nothing_of_something(self, flag: str, closet: Scene, placecell: Command, tmp_path: Path) -> None:
+        said = placecell("build", closet.root, tmp_path / "map", "retrieval", flag, "0")
+        assert (said.code, said.out) == (2, "") and "count from 1" in said.err
+        assert not (tmp_path / "map").exists()
+
+
+class TestScenesThatMakeNoMap:
+    def test_no_scene(self, placecell: Command, tmp_path: Path) -> None:
+        said = placecell("build", tmp_path, tmp_path / "map", "structure")
+        assert said.code == 1 and said.err.startswith(f"placecell build: {tmp_path} is not a scene (no scene.json)")
+
+    def test_frames_without_poses(self, closet: Scene, placecell: Command, tmp_path: Path) -> None:
+        frames = tuple(replace(frame, world_from_cam=None) for frame in closet.frames)
+        replace(closet, frames=frames).save(tmp_path / "scene")
+        for name in FAMILIES:
+            said = placecell("build", tmp_path / "scene", tmp_path / "map", name)
+            assert said.code == 1 and "posed training frame" in said.err
+            assert said.err.count("\n") == 1 and not (tmp_path / "map").exists()
