@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,10 +62,10 @@ def comparisons(folder: Path) -> Iterator[Comparison]:
                 yield Comparison(labels, scene, system, evaluation, published.get(system))
 
 
-def main() -> int:
+def main(words: Sequence[str] = ()) -> int:
     """Print the table."""
     default = Path(os.environ.get("PLACECELL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "peer_estimates"
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    folder = Path(words[0]) if words else default
     print("| ground truth | scene | system | frames | cm | deg | 5cm/5deg % | 2cm/2deg % | printed | same |")
     print("|---|---|---|---:|---:|---:|---:|---:|---|---|")
     compared = equal = 0
@@ -86,4 +86,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

@@ -97,6 +97,14 @@ class TestJudgement:
             told = found.floors["oracle"].errors[frame.name]
             assert told.distance + 0.1 * told.angle_deg == pytest.approx(best)
 
+    def test_a_scene_that_looks_opposite_ways_has_its_floors_too(self, room_scene: Scene, tmp_path: Path) -> None:
+        """The mean of two opposite rotations is not defined."""
+        turns = (Pose.identity(), Pose.exp([0.0, np.pi, 0.0, 0.0, 0.0, 0.0]))
+        train = tuple(replace(f, world_from_cam=p) for f, p in zip(room_scene.frames, turns, strict=False))
+        scene = replace(room_scene, frames=(*train, *room_scene.split("test").frames), points=None)
+        found = verdict(write_run(tmp_path / "run", scene, off(scene)), scene)
+        assert found.floors["constant"].overall.answered == 6
+
     def test_frames_without_a_label_do_not_count(self, room_scene: Scene, tmp_path: Path) -> None:
         lost = room_scene.split("test").frames[0].name
         frames = tuple(replace(f, world_from_cam=None) if f.name == lost else f for f in room_scene.frames)

@@ -8,7 +8,7 @@ import numpy as np
 
 from placecell.errors import SceneError
 from placecell.estimate import Estimate
-from placecell.pose import mean_pose, pose_error
+from placecell.pose import Pose, mean_pose, pose_error
 from placecell.scene import Frame, Scene, centres
 
 METRES_PER_DEGREE = 0.1
@@ -22,8 +22,12 @@ def constant(scene: Scene, asked: Sequence[Frame]) -> list[Estimate]:
         SceneError: the scene has no posed training frame.
     """
     train = _train(scene)
-    mean = mean_pose([frame.world_from_cam for frame in train if frame.world_from_cam is not None])
-    pose = type(mean)(mean.rotation, np.median(centres(train), axis=0))
+    poses = [frame.world_from_cam for frame in train if frame.world_from_cam is not None]
+    try:
+        middle = mean_pose(poses).rotation
+    except ValueError:  # they look opposite ways, and any rotation is as good as another
+        middle = poses[0].rotation
+    pose = Pose(middle, np.median(centres(train), axis=0))
     return [Estimate(frame.name, pose) for frame in asked]
 
 

@@ -41,7 +41,7 @@ class Sfm:
 
     order: Order = "video"
     """`video` when neighbours in the list are neighbours in time."""
-    features: int = 1600
+    features: int = 1400
     """SIFT features a picture, at most."""
     contrast: float = 0.0133
     """SIFT's peak threshold."""

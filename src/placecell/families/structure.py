@@ -65,7 +65,7 @@ class Structure:
     """A match agrees when its reprojection error is below this."""
     covisible: int = 40
     """Pictures whose points the 3D-to-2D search takes in."""
-    radius_px: float = 6.0
+    radius_px: float = 8.0
     """The 3D-to-2D search looks for a point so near to where it must fall."""
     likeness: float = 0.8
     """Cosine of descriptors a 3D-to-2D match must reach."""
@@ -222,7 +222,7 @@ class StructureMap:
     def _guided(self, near: Projected, features: Features, unit: NDArray[np.float32]) -> tuple[Points, Points]:
         """3D-to-2D matches (points, features): the best within `radius_px` of where a point falls, each used once."""
         radius_px = self.family.radius_px
-        distance, index = KDTree(features.pixels).query(near.pixels, k=3, distance_upper_bound=radius_px)
+        distance, index = KDTree(features.pixels).query(near.pixels, k=4, distance_upper_bound=radius_px)
         which, rank = np.nonzero(np.isfinite(np.asarray(distance)))
         feature = np.asarray(index)[which, rank]
         seen = np.unique(which)
