@@ -134,7 +134,7 @@ def labels() -> None:
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        bench_labels.main(["--all"])
+        bench_labels.main()
     put("labels", text.getvalue().splitlines())
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +20,8 @@ from placecell.log import Silent
 from placecell.pose import Pose
 from placecell.run import Asked, RunInfo, asked_of, localize_all, localize_into
 from placecell.scene import Scene
+
+T = TypeVar("T")
 
 CAMERA = Camera.from_focal(64, 48, 50.0)
 NAMES = [f"{index:02d}.jpg" for index in range(40)]
@@ -175,6 +177,23 @@ class TestFinishedRun:
             assert RunInfo.load(folder).map["fingerprint"] == map_fingerprint(other)
             steps += 1
         assert steps >= 4
+
+    def test_a_kill_just_before_the_end_leaves_it_finished(self, tmp_path: Path, map_folder: Path) -> None:
+        folder, marks = tmp_path / "run", list[bytes]()
+
+        class Watching(Silent):
+            def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+                marks.append((folder / "unfinished.json").read_bytes())
+                yield from items
+
+        run(folder, map_folder, Stopwatch(), log=Watching())
+        (folder / "unfinished.json").write_bytes(marks[0])
+        with pytest.raises(PlacecellError, match="finished run already"):
+            run(folder, map_folder, Stopwatch())
+        assert RunInfo.load(folder).images == 40
+        localizer = Stopwatch()
+        run(folder, map_folder, localizer, overwrite=True)
+        assert localizer.seen == NAMES
 
     @pytest.mark.parametrize("content", [{"notes.txt": "mine"}, {"predictions.jsonl": "mine"}])
     def test_a_folder_of_something_else_is_left_alone(
