@@ -169,8 +169,8 @@ def trajectory(kind: Walk, count: int, seed: int = 0) -> list[Pose]:
     """Poses `world_from_cam` of a smooth round through the room, z of the world up, the pictures upright.
 
     `walk` goes round the middle once and looks outwards at everything; `visit` goes the other way round, nearer to the
-    walls and at other heights; `across` goes half round along the walls and looks across the middle at what is opposite,
-    as structure from motion likes it best; `rotation` turns on the spot, without any parallax; `still` does not move.
+    walls and at other heights; `across` goes round along the walls and looks across the middle at what is opposite, as
+    structure from motion likes it best; `rotation` turns on the spot, without any parallax; `still` does not move.
     """
     if kind not in get_args(Walk):
         raise ValueError(f"unknown trajectory {kind!r}; known: {', '.join(get_args(Walk))}")
@@ -197,7 +197,6 @@ def _pose_on(kind: Walk, angle: float, wobble: list[Callable[[float], float]]) -
         offset = np.array([0.15 * a, 0.15 * b, 0.12 * c])
         return _facing(middle + round_m + offset, angle + 0.35 * d, -0.12 + 0.1 * e, 0.03 * f)
     if kind == "across":
-        angle = angle / 2 + 0.6
         round_m = np.array([2.2 * np.cos(angle), 1.7 * np.sin(angle), 0.2])
         offset = np.array([0.12 * a, 0.12 * b, 0.2 * c])
         return _facing(middle + round_m + offset, angle + np.pi + 0.2 * d, -0.15 + 0.08 * e, 0.03 * f)

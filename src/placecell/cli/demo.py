@@ -39,7 +39,7 @@ def demo(out: Annotated[Path, tyro.conf.Positional] = Path("demo"), frames: int 
     start = time.perf_counter()
     video, place, map, run, page = (out / name for name in _MADE)
     Terminal().say(f"rendering {video}: a walk of {frames} frames through a room")
-    exact = make_video(video, count=frames, seed=seed)
+    exact = make_video(video, count=frames, seed=seed, kind="across")
     _show(["scene", video, place, "--every", 1, "--holdout", 0.2, "--overwrite", "--seed", seed])
     _judge_labels(Scene.load(place), exact)
     _show(["build", place, map, "structure", "--overwrite", "--seed", seed])
