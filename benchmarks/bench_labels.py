@@ -5,8 +5,8 @@ goal is missed: every frame in one model, 3.5 mm and 0.3 degrees (median, after 
 --all also by the global mapper.
 
 What was tried on this video (two cores shared with other work, so seconds are of processor time; all 334 frames were
-registered in every row). Matching 5000 pairs: pycolmap's matcher and verification 150 s, its CPU brute force 1240 s, ours
-with pycolmap's verification 266 s (98 s with 1000 trials instead of 10000), ours with MAGSAC++ of OpenCV 42 s.
+registered in every row). Matching 5000 pairs: pycolmap's matcher and verification 150 s, its CPU brute force 1240 s,
+ours with pycolmap's verification 266 s (98 s with 1000 trials instead of 10000), ours with MAGSAC++ of OpenCV 42 s.
 
 | features | pairs | mapping | mapping s | mm | deg |
 |---:|---:|---|---:|---:|---:|

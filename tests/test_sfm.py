@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pycolmap
@@ -23,6 +25,7 @@ from placecell.sources import photo_pictures, recognize
 from placecell.synthetic import room, trajectory
 
 COUNT = 12
+T = TypeVar("T")
 KNOWN = Sfm(refine_focal=False)
 
 
@@ -137,6 +140,18 @@ class TestGoingOn:
         )
         assert model.num_reg_images() == COUNT
         assert not (tmp_path / "models.partial").exists()
+
+    def test_an_interrupt_stops_the_mapper_and_leaves_no_models(
+        self, labelled: tuple[Scene, Path, Stages], tmp_path: Path
+    ) -> None:
+        class Impatient(Silent):
+            def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+                yield next(iter(items))
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            reconstructions(labelled[1] / "database.db", tmp_path / "models", Mapper(), pictures=COUNT, log=Impatient())
+        assert not (tmp_path / "models").exists()
 
 
 class TestAccounts:

@@ -203,7 +203,8 @@ def _relabelled(before: Scene, found: Scene) -> Scene:
 def _saved(scene: Scene, source: Source, out: Path, wish: Wish, overwrite: bool, stages: Stages) -> Made:
     """Metres and test frames, then the folder."""
     with stages.timed("writing"):
-        scene = replace(scene, name=wish.name or source.name)
+        told = scene.name if source.kind == "dataset" and not wish.relabel else source.name
+        scene = replace(scene, name=wish.name or told)
         fit = _metric_fit(scene, wish)
         if fit is not None:
             scene = align_scene(scene, fit.metric_from_world, metric=True, note=fit.note)

@@ -18,6 +18,8 @@ from placecell.log import Log
 How = Literal["stepwise", "patient", "at once"]
 """Picture by picture; the same with lower demands; or all poses together (the global mapper, Pan et al. 2024)."""
 
+_LEAST_POINTS: dict[How, int] = {"stepwise": 30, "patient": 15, "at once": 30}
+
 
 @dataclass(frozen=True)
 class Mapper:
@@ -83,8 +85,17 @@ def _global(database_path: Path, folder: Path, mapper: Mapper, log: Log) -> None
 
 
 def _settle(path: Path, mapper: Mapper) -> None:
-    """Everything adjusted once more with a loss that wrong matches cannot pull (Cauchy, at one pixel)."""
+    """Everything adjusted once more with a loss that wrong matches cannot pull (Cauchy, at one pixel).
+
+    Pictures held by fewer points than COLMAP asks for are let go: the global mapper places them anywhere.
+    """
     model = pycolmap.Reconstruction(path)
+    least = _LEAST_POINTS[mapper.how]
+    for image in [image for image in model.images.values() if image.has_pose and image.num_points3D < least]:
+        model.deregister_frame(image.frame_id)
+    if model.num_reg_images() < 2:
+        shutil.rmtree(path)
+        return
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
     options.refine_focal_length = mapper.refine_focal
@@ -134,6 +145,7 @@ def incremental_options(mapper: Mapper) -> Any:
     options.ba_refine_focal_length = mapper.refine_focal
     # A walk that looks outwards sees nothing under 16 degrees from two places: it began with the few wrong matches.
     options.mapper.init_min_tri_angle = 8.0
+    options.mapper.abs_pose_min_num_inliers = _LEAST_POINTS[mapper.how]
     # Poses and points are adjusted together each time the model has doubled, not grown by a tenth, and less exactly on
     # the way: `_settle` makes up for it.
     options.ba_global_frames_ratio = options.ba_global_points_ratio = 2.0
@@ -143,6 +155,5 @@ def incremental_options(mapper: Mapper) -> Any:
     if mapper.how == "patient":
         # Photos far apart along a street: forward motion, small angles, points that only two pictures see.
         options.mapper.init_max_forward_motion, options.mapper.init_min_tri_angle = 1.0, 4.0
-        options.mapper.abs_pose_min_num_inliers = 15
         options.triangulation.ignore_two_view_tracks = False
     return options

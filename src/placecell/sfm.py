@@ -30,7 +30,6 @@ from placecell.vlad import Vlad
 
 Order = Literal["video", "photos"]
 
-_LEAST_POINTS = 15
 _LEAST_FEATURES = 50
 _DOUBT = "joined by lowered demands (points that two pictures see, small angles): look at it before you trust it"
 
@@ -265,9 +264,7 @@ def _pieces(models: Sequence[Any]) -> list[list[int]]:
 
 
 def _registered(model: Any) -> list[int]:
-    """The pictures that a model holds by enough points; the global mapper places them by fewer, anywhere."""
-    held = (image for image in model.images.values() if image.has_pose and image.num_points3D >= _LEAST_POINTS)
-    return sorted(int(image.image_id) - 1 for image in held)
+    return sorted(int(image.image_id) - 1 for image in model.images.values() if image.has_pose)
 
 
 def _names(indices: Sequence[int], pictures: Sequence[Picture]) -> str:

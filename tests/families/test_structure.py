@@ -46,6 +46,12 @@ def mahalanobis(estimate: Estimate, truth: Pose) -> float:
     return float(error @ np.linalg.solve(estimate.covariance, error))
 
 
+@pytest.mark.parametrize("settings", [{"features": 0}, {"neighbours": -3}, {"ratio": 1.2}, {"radius_px": 0.0}])
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"count from 1|between 0 and 1|positive"):
+        Structure(**settings)  # type: ignore[arg-type]
+
+
 class TestAccuracy:
     def test_every_picture_is_placed_to_two_centimetres(
         self, built: StructureMap, room_queries: list[Query], truths: list[Pose]

@@ -72,6 +72,15 @@ class Structure:
     doubt: float = 16.0
     """The points' covariance is taken so many times larger than their tracks say: neighbours err alike."""
 
+    def __post_init__(self) -> None:
+        counts = (self.features, self.neighbours, self.retrieved, self.enough, self.strongest, self.covisible)
+        if min(counts) < 1 or self.least < 4 or self.reach < 0:
+            raise ValueError("features and pictures count from 1, least from 4, reach from 0")
+        if not (0 < self.ratio <= 1 and 0 <= self.likeness < 1 and 0 < self.contrast < 1):
+            raise ValueError("ratio, likeness and contrast lie between 0 and 1")
+        if min(self.max_error_px, self.radius_px, self.doubt) <= 0:
+            raise ValueError("max_error_px, radius_px and doubt have to be positive")
+
     @property
     def sift(self) -> Sift:
         """The detector of map and queries."""
