@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,6 +11,7 @@ from typing import Any, Literal
 
 import pycolmap
 
+from placecell.colmap import quiet
 from placecell.log import Log
 
 How = Literal["stepwise", "patient", "at once"]
@@ -43,7 +42,7 @@ def reconstructions(database_path: Path, folder: Path, mapper: Mapper, *, pictur
         aside = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        with _quiet():
+        with quiet():
             if mapper.how == "at once":
                 _global(database_path, aside, mapper, log)
             else:
@@ -62,17 +61,6 @@ def _believable(model: Any) -> bool:
         if not 0.2 < focal < 10 or (camera.model.name == "SIMPLE_RADIAL" and abs(distortion[0]) > 1):
             return False
     return True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """pycolmap's own log lines off, below fatal ones; its setting is put back."""
-    before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = 3
-    try:
-        yield
-    finally:
-        pycolmap.logging.minloglevel = before
 
 
 def _global(database_path: Path, folder: Path, mapper: Mapper, log: Log) -> None:
