@@ -24,7 +24,7 @@ from placecell.pairs import Pair, exhaustive, retrieved, sequential, unique
 from placecell.points import PointCloud
 from placecell.scene import Frame, Scene
 from placecell.sift import Features, Sift, in_parallel, load_features, save_features
-from placecell.triangulate import Tracks, tracks_of
+from placecell.triangulate import Tracks, track_colours, tracks_of
 from placecell.two_view import Verification, guess_focal_lengths, match_into, turns_only
 from placecell.vlad import Vlad
 
@@ -313,7 +313,7 @@ def _points(
         mine = tracks.picture == picture
         pixels[mine] = features[picture].pixels[tracks.feature[mine]]
     frames = np.array([frame_of[picture] for picture in tracks.picture.tolist()], np.int32)
-    rgb = _colours(tracks.point, tracks.picture, pixels, len(tracks.points_world), pictures)
+    rgb = track_colours(tracks, lambda i: features[i].pixels, lambda i: read_image(pictures[i].path))
     return PointCloud(tracks.points_world, rgb, tracks.point, frames, pixels)
 
 
@@ -324,20 +324,3 @@ def _kept(tracks: Tracks, pictures: Sequence[int]) -> Tracks:
     seen &= good[tracks.point]
     number = (np.cumsum(good) - 1).astype(np.int32)
     return Tracks(tracks.points_world[good], number[tracks.point[seen]], tracks.picture[seen], tracks.feature[seen])
-
-
-def _colours(
-    point: NDArray[np.int32],
-    picture: NDArray[np.int32],
-    pixels: NDArray[np.float32],
-    count: int,
-    pictures: Sequence[Picture],
-) -> NDArray[np.uint8]:
-    """(N, 3) mean colour of each point over the pictures that saw it."""
-    total, seen = np.zeros((count, 3)), np.bincount(point, minlength=count)[:, None]
-    for index in np.unique(picture):
-        image = read_image(pictures[index].path)
-        mine = picture == index
-        column, row = pixels[mine].astype(np.intp).T
-        np.add.at(total, point[mine], image[row.clip(0, len(image) - 1), column.clip(0, image.shape[1] - 1)])
-    return (total / np.maximum(seen, 1)).astype(np.uint8)
