@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from placecell.sift import UNIT, Features, Sift, as_unit, in_parallel, load_features, match, save_features
+from placecell.sift import UNIT, Sift, as_unit, load_features, match, save_features
 
 
 def blob(x_px: float, y_px: float, sigma_px: float, size: tuple[int, int] = (128, 100)) -> NDArray[np.uint8]:
@@ -192,33 +192,3 @@ class TestAsUnit:
 
     def test_zeros_stay_zeros(self) -> None:
         assert (as_unit(np.zeros((2, 128), np.uint8)) == 0).all()
-
-
-def named(index: int) -> Features:
-    """Features that tell which picture they are of."""
-    mark = np.full(1, index, np.float32)
-    return Features(np.zeros((1, 2), np.float32), mark, mark, np.zeros((1, 128), np.uint8))
-
-
-class TestInParallel:
-    def test_results_come_in_order(self) -> None:
-        found = list(in_parallel(named, range(50), threads=4))
-        assert [int(features.scales_px[0]) for features in found] == list(range(50))
-
-    def test_threads_change_nothing(self) -> None:
-        images = [textured(seed=seed) for seed in range(4)]
-        alone = [Sift().detect(image) for image in images]
-        for one, other in zip(alone, in_parallel(Sift().detect, images, threads=2), strict=True):
-            np.testing.assert_array_equal(one.pixels, other.pixels)
-            np.testing.assert_array_equal(one.descriptors, other.descriptors)
-
-    def test_opencv_gets_its_threads_back_even_after_an_error(self) -> None:
-        def fail(index: int) -> Features:
-            raise RuntimeError("this one")
-
-        before = cv2.getNumThreads()
-        list(in_parallel(named, range(3), threads=2))
-        assert cv2.getNumThreads() == before
-        with pytest.raises(RuntimeError, match="this one"):
-            list(in_parallel(fail, range(3), threads=2))
-        assert cv2.getNumThreads() == before

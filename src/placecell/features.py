@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from placecell.images import load_query
 from placecell.log import Log
+from placecell.parallel import in_parallel
 from placecell.scene import Frame, Scene
-from placecell.sift import Features, Sift, in_parallel
+from placecell.sift import Features, Sift
 
 
 def scene_features(scene: Scene, frames: Sequence[Frame], sift: Sift, log: Log, *, threads: int = 2) -> list[Features]:

@@ -21,9 +21,10 @@ from placecell.lenses import lenses_of
 from placecell.log import Log
 from placecell.mapping import How, Mapper, reconstructions
 from placecell.pairs import Pair, exhaustive, retrieved, sequential, unique
+from placecell.parallel import in_parallel
 from placecell.points import PointCloud
 from placecell.scene import Frame, Scene
-from placecell.sift import Features, Sift, in_parallel, load_features, save_features
+from placecell.sift import Features, Sift, load_features, save_features
 from placecell.triangulate import Tracks, track_colours, tracks_of
 from placecell.two_view import Verification, guess_focal_lengths, match_into, turns_only
 from placecell.vlad import Vlad

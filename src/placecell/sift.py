@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -142,14 +140,3 @@ def as_unit(descriptors: NDArray[np.uint8]) -> NDArray[np.float32]:
     norms = np.sqrt(np.einsum("nd,nd->n", values, values))[:, None]
     unit: NDArray[np.float32] = values / np.maximum(norms, 1e-6)
     return unit
-
-
-def in_parallel(work: Callable[[T], Features], items: Sequence[T], threads: int) -> Iterator[Features]:
-    """`work` on each item in order, on `threads` threads; OpenCV's own threads are off meanwhile."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(work, items)
-    finally:
-        cv2.setNumThreads(before)
