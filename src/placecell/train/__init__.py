@@ -1,0 +1,1 @@
+"""Training that any family with a network shares: pictures decoded once, one loop, its checkpoints and optimizers."""

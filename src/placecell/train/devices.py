@@ -1,0 +1,123 @@
+"""The devices that train: one process each, tied together by Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from subprocess import Popen
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from placecell.errors import MissingExtra, PlacecellError
+from placecell.train.failures import Diverged
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def leads() -> bool:
+    """Whether this process is the only or the first one of a training: the one that speaks and writes."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+@contextmanager
+def launched(device: str, devices: int, precision: str) -> Iterator[Fabric]:
+    """Within the block this process is one of the `devices` that train together.
+
+    With more than one device, the processes for the others are started here: each runs this program's command line
+    from its start and joins when it comes to this block, the only one of its kind in the program. Under a launcher
+    such as torchrun they are there already. In all of them but the first, the program ends with the block.
+
+    Convolutions on a GPU choose algorithms that repeat bit by bit.
+
+    Raises:
+        PlacecellError: there is no such device, or there are not as many.
+    """
+    fabric = _fabric(torch.device(device), devices, precision)
+    children: list[Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    try:
+        with _quiet():
+            fabric.launch()
+        with _repeatable(fabric.device):
+            yield fabric
+        with _quiet():
+            fabric.barrier()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    except Diverged:
+        _kill(children)
+        if fabric.is_global_zero:
+            raise
+    except BaseException:
+        _kill(children)
+        raise
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
+
+
+def touching_all(loss: Tensor, network: nn.Module) -> Tensor:
+    """The loss, depending on every weight: processes that share gradients wait for all of them, used or not."""
+    zero = torch.stack([0.0 * p.sum().float() for p in network.parameters() if p.requires_grad]).sum()
+    return loss + zero
+
+
+def _fabric(device: torch.device, devices: int, precision: str) -> Fabric:
+    _require(device, devices)
+    try:
+        with _quiet():
+            from lightning_fabric import Fabric  # here, as importing it sets up logging
+    except ModuleNotFoundError as error:
+        raise MissingExtra("lightning-fabric", "train") from error
+    with _quiet():
+        return Fabric(
+            accelerator=device.type,
+            devices=devices if device.index is None else [device.index],
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+            strategy="ddp" if devices > 1 else "auto",
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+        )
+
+
+def _require(device: torch.device, devices: int) -> None:
+    count = {"cpu": devices, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    there = count.get(device.type, 0)
+    if there <= (device.index or 0) and device.type != "cpu":
+        raise PlacecellError(f"--device {device}: this machine has no such device; use --device cpu")
+    if devices > there or (devices > 1 and device.index is not None):
+        raise PlacecellError(f"--devices {devices} of --device {device}: there are {there}; lower --devices")
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if started not in (1, devices):
+        raise PlacecellError(f"the launcher started {started} processes for --devices {devices}; make them equal")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Fabric tells on standard error what it does, and warns of what is meant so."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _repeatable(device: torch.device) -> AbstractContextManager[None]:
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
+def _kill(children: list[Popen[bytes]]) -> None:
+    """End the processes that this one started; forgotten first, as Fabric kills who survives its children."""
+    doomed = list(children)
+    children.clear()
+    for child in doomed:
+        child.kill()
