@@ -6,7 +6,7 @@ RUN_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint types contract check test-data bench-core
+.PHONY: setup demo test lint types contract check test-data bench-core bench-regression
 
 setup: $(DEV_READY)
 
@@ -34,6 +34,9 @@ test-data: setup
 
 bench-core: setup
 	$(BIN)/python benchmarks/core.py
+
+bench-regression: setup
+	$(BIN)/python benchmarks/regression.py
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -67,9 +67,9 @@ def row(name: str, found: Evaluation, *, size: float | None = None, build_s: flo
     ]
 
 
-def answers(localizer: Localizer, scene: Scene) -> list[Estimate]:
+def answers(localizer: Localizer, scene: Scene, *, depth: bool = False) -> list[Estimate]:
     """Answers to the test frames, one at a time, so that each is timed alone."""
-    asked = asked_of(scene, scene.split("test").posed)
+    asked = asked_of(scene, scene.split("test").posed, depth=depth)
     list(localize_all(localizer, asked[:5], at_once=1))  # the first ones warm caches
     return list(localize_all(localizer, asked, at_once=1))
 

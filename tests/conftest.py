@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -31,6 +31,12 @@ settings.register_profile("house", deadline=None, derandomize=True, max_examples
 settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "regression": {"weights": "none", "short_side": 48, "hidden": 32, "epochs": 2.0, "batch": 8},
+}
+"""Settings that make a family quick, where its defaults take minutes or the network; others are tested as they are."""
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +67,11 @@ def room_queries(room_scene: Scene) -> list[Query]:
 
 @pytest.fixture(scope="session")
 def room_map(room_scene: Scene) -> Callable[[str], Localizer]:
-    """The map of the room by the family of a name, with its default settings and seed 0; built once."""
+    """The map of the room by the family of a name, with its small settings and seed 0; built once."""
 
     @cache
     def build(name: str) -> Localizer:
-        return family(name)().build(room_scene, device="cpu", seed=0, log=Silent())
+        return family(name)(**SMALL.get(name, {})).build(room_scene, device="cpu", seed=0, log=Silent())
 
     return build
 

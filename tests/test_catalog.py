@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,21 +15,27 @@ from placecell.catalog import FAMILIES, family, load_map
 from placecell.errors import FormatError, MapError
 from placecell.localizer import Localizer, MapInfo, save_map
 
+
+def at(address: str) -> Any:
+    module, _, name = address.partition(":")
+    return getattr(import_module(module), name)
+
+
 every_name = pytest.mark.parametrize("name", FAMILIES)
 
 
 @every_name
 def test_an_entry_names_a_family_and_its_map(name: str) -> None:
-    module, kind, localizer = FAMILIES[name]
-    assert family(name) is getattr(import_module(module), kind)
+    kind, localizer = (at(address) for address in FAMILIES[name])
+    assert family(name) is kind
     assert family(name).name == name
-    assert issubclass(getattr(import_module(module), localizer), Localizer)
+    assert issubclass(localizer, Localizer)
 
 
 def test_every_family_there_is_has_an_entry() -> None:
     folder = Path(placecell.families.__file__).parent
     rooms = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    known = {module.split(".")[2] for module, _, _ in FAMILIES.values()}
+    known = {address.partition(":")[0].split(".")[2] for addresses in FAMILIES.values() for address in addresses}
     assert known == rooms - {"__init__"}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import SMALL
 from placecell.align import Similarity, align_scene
 from placecell.camera import Camera
 from placecell.catalog import FAMILIES, family, load_map
@@ -31,7 +32,7 @@ MOVED = {"structure": (0.002, 0.05)}
 
 
 def build(name: str, scene: Scene, **settings: Any) -> Localizer:
-    return family(name)(**settings).build(scene, device="cpu", seed=0, log=Silent())
+    return family(name)(**{**SMALL.get(name, {}), **settings}).build(scene, device="cpu", seed=0, log=Silent())
 
 
 def said(estimate: Estimate) -> tuple[object, ...]:
@@ -185,7 +186,7 @@ class TestMapFolder:
         info = load_info(tmp_path / "map")
         assert (info.family, info.scene, info.scene_fingerprint) == (name, room_scene.name, room_scene.fingerprint)
         assert (info.labels, info.metric, info.seed) == ("synthetic", True, 0)
-        assert info.config == config_to_json(family(name)())
+        assert info.config == config_to_json(family(name)(**SMALL.get(name, {})))
 
     def test_an_existing_folder_is_not_overwritten(self, name: str, room_map: Maps, tmp_path: Path) -> None:
         folder = tmp_path / "map"

@@ -3,7 +3,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,15 +12,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from placecell.camera import Camera
 from placecell.errors import SceneError
-from placecell.estimate import Estimate
+from placecell.estimate import Estimate, Query
 from placecell.log import Silent
 from placecell.metrics import Evaluation, evaluate
 from placecell.points import PointCloud
 from placecell.pose import Pose
 from placecell.report import write_report
+from placecell.report.explained import principal_plane
+from placecell.report.glow import glow
 from placecell.report.judged import ground_axes, judge, nearest_training_frame, up_world, worst
 from placecell.report.ramp import REFUSED, Ramp, round_ticks
 from placecell.report.view3d import MAX_POINTS, script_json, view_data
@@ -327,3 +330,107 @@ def test_the_script_draws_and_answers(
     drawn = re.search(r'<canvas[^>]*data-renderer="(\w+)"[^>]*>', dom)
     assert drawn is not None
     assert renderer is None or drawn.group(1) == renderer
+
+
+class Seer:
+    """A map that looks at the right half of pictures, and knows each by where it was taken."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.poses = {frame.name: frame.world_from_cam for frame in scene.posed}
+
+    def saliency(self, query: Query) -> NDArray[np.float32]:
+        seen = np.zeros(query.image.shape[:2], np.float32)
+        seen[:, seen.shape[1] // 2 :] = 1.0
+        return seen
+
+    def pose_features(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        centres = [pose.translation for query in queries if (pose := self.poses[query.name]) is not None]
+        return np.array(centres, np.float32).reshape(-1, 3)
+
+    def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+        raise AssertionError("the page shows answers that are there")
+
+    def save(self, folder: Path) -> None: ...
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> "Seer":
+        raise NotImplementedError
+
+
+class Mute(Seer):
+    saliency = None  # type: ignore[assignment]
+    pose_features = None  # type: ignore[assignment]
+
+
+class TestWhatTheMapSees:
+    @pytest.fixture
+    def seen(self, scene: Scene) -> str:
+        """The scene with pictures that have something in them."""
+        noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
+        for path in scene.root.glob("*.jpg"):
+            cv2.imwrite(str(path), noise)
+        return page(scene, localizer=Seer(scene))
+
+    def test_saliency_of_the_best_and_the_worst(self, scene: Scene, seen: str) -> None:
+        section = seen.split('<section id="saliency">')[1].split("</section>")[0]
+        judged = judge(scene, *run(scene))
+        ranked = [item.frame for item in worst(judged, len(judged))]
+        there = [frame.name for frame in (*ranked[:4], *ranked[:-5:-1]) if (scene.root / frame.image).exists()]
+        assert re.findall(r'title="show it in the 3-D view">(.*?)</button>', section) == [text(name) for name in there]
+        sources = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', section)
+        assert len(sources) == 2 * len(there)
+        pictures = [cv2.imdecode(np.frombuffer(base64.b64decode(s), np.uint8), cv2.IMREAD_COLOR) for s in sources]
+        for picture in pictures[1::2]:
+            assert picture is not None
+            left, right = (np.ptp(half.astype(int), axis=2).mean() for half in np.split(picture, 2, axis=1))
+            assert right > 3 * left
+
+    def test_features_as_a_plane_with_paths_and_dots(self, scene: Scene, seen: str) -> None:
+        section = seen.split('<section id="features">')[1].split("</section>")[0]
+        assert section.count('<polyline class="trainpath"') == 2  # a sequence each
+        answered = [i for i, item in enumerate(judge(scene, *run(scene))) if item.answer is not None]
+        shown = [i for i in answered if (scene.root / scene.split("test").frames[i].image).exists()]
+        assert [int(i) for i in re.findall(r'<circle data-frame="(\d+)"', section)] == shown
+
+    def test_the_page_stays_whole(self, seen: str) -> None:
+        outline = Outline(seen)
+        assert not outline.unbalanced and not outline.open and "<script>alert" not in seen
+
+    def test_a_map_that_cannot_tell_adds_nothing(self, scene: Scene) -> None:
+        source = page(scene, localizer=Mute(scene))
+        assert "saliency" not in source and 'id="features"' not in source
+        assert source == page(scene)
+
+
+class TestPrincipalPlane:
+    def test_distances_in_a_plane_survive(self) -> None:
+        flat = np.random.default_rng(0).normal(size=(20, 2)) * (3.0, 1.0)
+        turn = np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0][:2]
+        points, shares = principal_plane((flat @ turn + 5.0).astype(np.float32))
+        for i in range(1, 20):
+            assert np.linalg.norm(points[i] - points[0]) == pytest.approx(np.linalg.norm(flat[i] - flat[0]), abs=1e-4)
+        assert sum(shares) == pytest.approx(1.0) and shares[0] > 0.7
+        assert points[:, 0].var() > points[:, 1].var()
+
+    def test_the_third_direction_is_what_is_lost(self) -> None:
+        vectors = np.diag([4.0, 2.0, 1.0]).astype(np.float32)
+        vectors = np.concatenate([vectors, -vectors])
+        points, shares = principal_plane(vectors)
+        np.testing.assert_allclose(points[:3], [[4, 0], [0, 2], [0, 0]], atol=1e-6)
+        assert shares == pytest.approx((16 / 21, 4 / 21))
+
+    def test_all_alike_is_one_point(self) -> None:
+        points, shares = principal_plane(np.ones((4, 1), np.float32))
+        assert (points == 0).all() and shares == (0.0, 0.0)
+
+
+def test_glow_is_grey_where_nothing_depends_on_the_picture() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (90, 120, 3)).astype(np.uint8)
+    dark = glow(image, np.zeros((90, 120), np.float32))
+    assert (np.ptp(dark, axis=2) == 0).all() and dark.mean() < 0.6 * image.mean()
+    spot = np.zeros((90, 120), np.float32)
+    spot[40:50, 60:70] = 1e-7  # whatever the scale
+    shown = np.ptp(glow(image, spot).astype(int), axis=2)
+    assert shown[42:48, 62:68].mean() > 50 and (shown[:20] == 0).all()
+    with pytest.raises(ValueError, match="its saliency"):
+        glow(image, spot[:5])

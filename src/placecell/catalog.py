@@ -6,14 +6,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from placecell.errors import MapError
+from placecell.errors import MapError, MissingExtra
 from placecell.localizer import Family, Localizer, load_info
 
-FAMILIES: dict[str, tuple[str, str, str]] = {
-    "structure": ("placecell.families.structure", "Structure", "StructureMap"),
-    "retrieval": ("placecell.families.retrieval", "Retrieval", "RetrievalMap"),
+FAMILIES: dict[str, tuple[str, str]] = {
+    "structure": ("placecell.families.structure:Structure", "placecell.families.structure:StructureMap"),
+    "retrieval": ("placecell.families.retrieval:Retrieval", "placecell.families.retrieval:RetrievalMap"),
+    "regression": (
+        "placecell.families.regression.config:Regression",
+        "placecell.families.regression.localizer:RegressionMap",
+    ),
 }
-"""name -> module, family (hyper-parameters), localizer (map)."""
+"""name -> family (hyper-parameters) and localizer (map), each as module:class; only maps of networks need torch."""
+
+_EXTRAS = {"torch": "train", "lightning_fabric": "train"}
 
 
 def family(name: str) -> type[Family]:
@@ -22,8 +28,7 @@ def family(name: str) -> type[Family]:
     Raises:
         MapError: no family has this name.
     """
-    module, kind, _ = _entry(name)
-    return cast("type[Family]", _load(module, kind))
+    return cast("type[Family]", _load(_entry(name)[0]))
 
 
 def load_map(folder: Path, *, device: str = "cpu") -> Localizer:
@@ -32,16 +37,22 @@ def load_map(folder: Path, *, device: str = "cpu") -> Localizer:
     Raises:
         MapError: not a map, or of a family this version does not know.
         FormatError: a file of the map is damaged.
+        MissingExtra: the map needs a package that is not installed.
     """
-    module, _, kind = _entry(load_info(folder).family)
-    return cast("type[Localizer]", _load(module, kind)).load(folder, device=device)
+    return cast("type[Localizer]", _load(_entry(load_info(folder).family)[1])).load(folder, device=device)
 
 
-def _entry(name: str) -> tuple[str, str, str]:
+def _entry(name: str) -> tuple[str, str]:
     if name not in FAMILIES:
         raise MapError(f"no family is called {name!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
-def _load(module: str, kind: str) -> Any:
-    return getattr(import_module(module), kind)
+def _load(address: str) -> Any:
+    module, _, kind = address.partition(":")
+    try:
+        return getattr(import_module(module), kind)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        raise MissingExtra(str(error.name), _EXTRAS[str(error.name)]) from error

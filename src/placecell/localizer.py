@@ -44,13 +44,47 @@ class Localizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """A map whose building may have been interrupted; it answers as well as it has learned to."""
+
+    @property
+    def unfinished(self) -> str | None:
+        """What of the building was left out, in words; None when nothing was."""
+        ...
+
+
 class Family(Protocol):
-    """A way to build maps: a frozen dataclass of hyper-parameters, all with defaults."""
+    """A way to build maps: a frozen dataclass of hyper-parameters, all with defaults.
+
+    A family may have `presets: ClassVar[Mapping[str, Self]]`, settings by name.
+    """
 
     name: ClassVar[str]
 
-    def build(self, scene: Scene, *, device: str, seed: int, log: Log) -> Localizer:
-        """Build a map from the training frames of a scene."""
+    def build(self, scene: Scene, *, device: str, seed: int, log: Log, work: Path | None = None) -> Localizer:
+        """Build a map from the training frames of a scene.
+
+        `work` is a folder where long work keeps what lets it go on after an interruption; None keeps nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class Salient(Protocol):
+    """A map that can tell which pixels place a picture."""
+
+    def saliency(self, query: Query) -> NDArray[np.float32]:
+        """(H, W) at the size of the picture, 0 where nothing depends on a pixel; of a query without `defect`."""
+        ...
+
+
+@runtime_checkable
+class PoseFeatures(Protocol):
+    """A map that sees a picture as one vector, and places it by that."""
+
+    def pose_features(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """(N, D), a row a query; NaN for a picture that it can do nothing with."""
         ...
 
 
@@ -87,18 +121,22 @@ class MapInfo:
         )
 
 
-def save_map(folder: Path, info: MapInfo, tensors: Tensors, *, overwrite: bool = False) -> None:
-    """Write map.json and weights.safetensors, whole or not at all.
+def save_map(
+    folder: Path, info: MapInfo, tensors: Tensors, *, texts: Mapping[str, str] | None = None, overwrite: bool = False
+) -> None:
+    """Write map.json and weights.safetensors, whole or not at all, and `texts` by file name beside them.
 
     Raises:
         PlacecellError: the folder exists, or cannot be written.
     """
     with atomic.new_folder(folder, replace=overwrite) as aside:
         # Not save_file, whose errors hide a full disk from placecell.atomic.
-        weights = save({key: np.ascontiguousarray(value) for key, value in tensors.items()})
+        weights = save({key: np.asarray(value, order="C") for key, value in tensors.items()})
         (aside / "weights.safetensors").write_bytes(weights)
         text = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, ensure_ascii=False)
         (aside / "map.json").write_text(text + "\n", encoding="utf-8")
+        for name, content in (texts or {}).items():
+            (aside / name).write_text(content, encoding="utf-8")
 
 
 def load_info(folder: Path) -> MapInfo:
@@ -171,7 +209,8 @@ C = TypeVar("C")
 
 def config_to_json(family: Family) -> dict[str, Any]:
     """The hyper-parameters of a family as JSON values."""
-    return {item.name: getattr(family, item.name) for item in fields(family)}  # type: ignore[arg-type]
+    values = {item.name: getattr(family, item.name) for item in fields(family)}  # type: ignore[arg-type]
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:

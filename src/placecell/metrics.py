@@ -32,6 +32,7 @@ THRESHOLDS = (
     Threshold("5cm/5deg", 0.05, 5.0),
     Threshold("10cm/5deg", 0.10, 5.0),
     Threshold("25cm/2deg", 0.25, 2.0),
+    Threshold("25cm/10deg", 0.25, 10.0),
     Threshold("50cm/5deg", 0.50, 5.0),
     Threshold("2m/5deg", 2.0, 5.0),
     Threshold("5m/10deg", 5.0, 10.0),

@@ -91,11 +91,11 @@ class RunInfo:
                 )
 
 
-def asked_of(scene: Scene, frames: Sequence[Frame]) -> list[Asked]:
-    """Frames of a scene as pictures to localize, with their own cameras."""
+def asked_of(scene: Scene, frames: Sequence[Frame], *, depth: bool = False) -> list[Asked]:
+    """Frames of a scene as pictures to localize, with their own cameras and, for maps that want it, their depth."""
 
     def loader(frame: Frame) -> Callable[[], Query]:
-        return lambda: load_query(scene, frame)
+        return lambda: load_query(scene, frame, depth=depth)
 
     return [Asked(frame.name, loader(frame)) for frame in frames]
 

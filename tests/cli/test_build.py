@@ -96,7 +96,7 @@ class TestFamilies:
     def test_their_settings_are_flags_with_their_defaults(self, name: str, placecell: Command) -> None:
         out = placecell("build", "scene", "map", name, "--help").out
         assert "usage: placecell build" in out and "SCENE MAP FAMILY" in out
-        assert "--features INT" in out and re.search(r"\(default:\s+\d", out)
+        assert {"regression": "--hidden INT"}.get(name, "--features INT") in out and re.search(r"\(default:\s+\d", out)
 
 
 class TestSettingsThatCannotBe:
@@ -123,3 +123,81 @@ class TestScenesThatMakeNoMap:
             said = placecell("build", tmp_path / "scene", tmp_path / "map", name)
             assert said.code == 1 and "posed training frame" in said.err
             assert said.err.count("\n") == 1 and not (tmp_path / "map").exists()
+
+
+SMALL = ("--weights", "none", "--short-side", "48", "--hidden", "16", "--batch", "2", "--epochs", "2")
+
+
+class TestPresets:
+    def test_are_where_the_flags_begin(self, closet: Scene, placecell: Command, tmp_path: Path) -> None:
+        words = ("--preset", "coupled", "--crop", "0", "--seed", "3", *SMALL)
+        assert placecell("build", closet.root, tmp_path / "map", "regression", *words).code == 0
+        config = load_info(tmp_path / "map").config
+        assert (config["loss"], config["head"], config["rotation"]) == ("virtual-points", "posenet", "quaternion")
+        assert (config["hidden"], config["crop"], config["short_side"]) == (16, 0, 48)
+
+    def test_the_help_shows_them_and_their_values(self, placecell: Command) -> None:
+        for flag in (("--preset", "lstm"), ("--preset=lstm",)):
+            out = " ".join(
+                placecell("build", "scene", "map", "regression", *flag, "--help").out.replace("│", " ").split()
+            )
+            assert "--preset NAME begins with: default, posenet-2015, posenet-2017" in out
+            assert "--head {align,grid,posenet,lstm,hourglass}" in out and "(default: lstm)" in out
+        assert "--preset" not in placecell("build", "scene", "map", "structure", "--help").out
+
+    def test_an_unknown_one_is_answered_with_the_known(self, placecell: Command) -> None:
+        said = placecell("build", "scene", "map", "regression", "--preset", "posenet-2031")
+        assert (said.code, said.out) == (1, "") and said.err.count("\n") == 1
+        assert "no preset is called 'posenet-2031'; known are default, posenet-2015" in said.err
+        assert "known are default" in placecell("build", "scene", "map", "regression", "--preset").err
+
+    def test_of_a_family_without_any(self, placecell: Command) -> None:
+        said = placecell("build", "scene", "map", "structure", "--preset", "lstm")
+        assert said.code == 1 and said.err.endswith("no preset is called 'lstm'; family structure has none\n")
+
+
+class TestWork:
+    """Long work keeps what lets it go on beside the map, until the map is whole."""
+
+    def test_is_gone_with_the_map_made(self, closet: Scene, placecell: Command, tmp_path: Path) -> None:
+        said = placecell("build", closet.root, tmp_path / "map", "regression", *SMALL)
+        assert said.code == 0 and "trained from scratch" in said.err
+        assert [path.name for path in tmp_path.iterdir()] == ["map"]
+        assert sorted(path.name for path in (tmp_path / "map").iterdir()) == [
+            *("map.json", "training.csv", "weights.safetensors")
+        ]
+
+    def test_an_interrupt_leaves_a_map_to_use_and_the_command_to_go_on(
+        self, closet: Scene, placecell: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from placecell.families.regression.training import RegressionTask
+
+        words = ("build", closet.root, tmp_path / "map", "regression", *SMALL, "--epochs", "4")
+        batch = RegressionTask.batch
+
+        def stopped(task: RegressionTask, step: int, rank: int, ranks: int) -> object:
+            if step == 5:
+                raise KeyboardInterrupt
+            return batch(task, step, rank, ranks)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RegressionTask, "batch", stopped)
+            said = placecell(*words)
+        assert said.code == 130
+        assert re.search(r"training stopped after step \d of \d+, the same command with --overwrite goes on", said.out)
+        assert (tmp_path / "map.work").is_dir()
+        run = placecell("localize", tmp_path / "map", closet.root, tmp_path / "run")
+        assert run.code == 0 and "1 of 1 pictures placed" in run.out
+        assert said.following == ["placecell", *map(str, words), "--overwrite"]
+        again = placecell(*said.following[1:])
+        assert again.code == 0 and "goes on after step" in again.err
+        assert not (tmp_path / "map.work").exists()
+        assert placecell(*words[:2], tmp_path / "whole", *words[3:]).code == 0
+        for name in ("map.json", "training.csv", "weights.safetensors"):
+            assert (tmp_path / "map" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+    def test_a_failure_keeps_it(self, closet: Scene, placecell: Command, tmp_path: Path) -> None:
+        flags = ("--learning-rate", "1e30", "--optimizer", "sgd", "--schedule", "constant", "--epochs", "20")
+        said = placecell("build", closet.root, tmp_path / "map", "regression", *SMALL, *flags)
+        assert said.code == 1 and "learning-rate" in said.err.splitlines()[-1]
+        assert not (tmp_path / "map").exists() and (tmp_path / "map.work").is_dir()

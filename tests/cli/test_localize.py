@@ -182,11 +182,11 @@ class TestInterrupted:
         words = ("localize", room_map_folder("retrieval"), room_scene.root, tmp_path / "run", "--split", "all")
         asked: list[str] = []
 
-        def load_or_stop(scene: Scene, frame: object) -> object:
+        def load_or_stop(scene: Scene, frame: object, *, depth: bool) -> object:
             asked.append(frame.name)  # type: ignore[attr-defined]
             if len(asked) == 20:
                 raise KeyboardInterrupt
-            return load_query(scene, frame)  # type: ignore[arg-type]
+            return load_query(scene, frame, depth=depth)  # type: ignore[arg-type]
 
         monkeypatch.setattr("placecell.run.load_query", load_or_stop)
         said = placecell(*words)

@@ -22,6 +22,7 @@ POSITIONALS = {
     "localize": "MAP PICTURES RUN",
     "evaluate": "RUN SCENE",
     "report": "RUN SCENE OUT",
+    "explain": "MAP PICTURES OUT",
     "export": "SCENE OUT FORMAT",
     "fetch": "NAME OUT",
     "demo": "OUT",

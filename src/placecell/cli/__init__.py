@@ -14,6 +14,7 @@ VERBS = {
     "localize": "a map and pictures -> a run folder with a pose or a reason for each",
     "evaluate": "a run and its scene -> errors, recalls, and the floors to beat",
     "report": "a run and its scene -> one HTML page to look at",
+    "explain": "a map and pictures -> which pixels place them, and their feature vectors",
     "export": "a scene -> the files of COLMAP, TUM or nerfstudio",
     "fetch": "a public data set by name -> a folder",
     "demo": "all of it, on a rendered room",

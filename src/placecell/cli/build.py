@@ -1,10 +1,11 @@
-"""placecell build SCENE MAP FAMILY [--flags]"""
+"""placecell build SCENE MAP FAMILY [--preset NAME] [--flags]"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +14,11 @@ import tyro
 from placecell import atomic, catalog
 from placecell.cli.terminal import Terminal, finish, parse, unused
 from placecell.errors import PlacecellError
-from placecell.localizer import Localizer, map_bytes
+from placecell.localizer import Localizer, Resumable, map_bytes
 from placecell.scene import Scene
+
+_STOPPED = 130
+"""Exit status after Ctrl-C, as in a shell."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -25,12 +29,13 @@ def main(words: Sequence[str]) -> None:
         print(_usage(), file=sys.stdout if asked else sys.stderr)
         raise SystemExit(0 if asked else 2)
     kind = catalog.family(name)
+    default, flags = _beginning(name, kind, words)
 
     def build(
         scene: Annotated[Path, tyro.conf.Positional],
         map: Annotated[Path, tyro.conf.Positional],
         family: Annotated[str, tyro.conf.Positional],
-        settings: Any,
+        settings: Any = default,
         seed: int = 0,
         device: Literal["cpu", "cuda"] = "cpu",
         overwrite: bool = False,
@@ -50,15 +55,49 @@ def main(words: Sequence[str]) -> None:
             raise PlacecellError(f"--seed {seed}: seeds count from 0")
         atomic.require_new(map, replace=overwrite)
         place = Scene.load(scene)
-        start = time.perf_counter()
-        built = settings.build(place, device=device, seed=seed, log=Terminal())
+        start, work = time.perf_counter(), map.with_name(f"{map.name}.work")
+        built = settings.build(place, device=device, seed=seed, log=Terminal(), work=work)
         _save(built, map, overwrite)
         size = map_bytes(map) / 1e6
         made = f"{map}: {family} map, {size:.1f} MB, built in {time.perf_counter() - start:.0f} s"
+        unfinished = built.unfinished if isinstance(built, Resumable) else None
+        if unfinished is not None:
+            again = ["placecell", "build", *words, *(() if overwrite else ("--overwrite",))]
+            finish(f"{made}; {unfinished}, the same command with --overwrite goes on from there", again)
+            raise SystemExit(_STOPPED)
+        shutil.rmtree(work, ignore_errors=True)
         finish(made, ["placecell", "localize", map, scene, unused(Path("run")), *_split(place)])
 
     build.__annotations__["settings"] = Annotated[kind, tyro.conf.OmitArgPrefixes]
-    parse("build", build, words)
+    if presets := _presets(kind):
+        build.__doc__ = f"{build.__doc__}".replace("\n", f" --preset NAME begins with: {', '.join(presets)}.\n", 1)
+    parse("build", build, flags)
+
+
+def _presets(kind: type) -> Mapping[str, Any]:
+    """The settings that a family has a name for."""
+    presets: Mapping[str, Any] = getattr(kind, "presets", {})
+    return presets
+
+
+def _beginning(family: str, kind: type, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The settings that the flags change, those of `--preset` or the family's own, and the words without it."""
+    flags, wanted = [], None
+    rest = iter(words)
+    for word in rest:
+        if word == "--preset":
+            wanted = next(rest, "")
+        elif word.startswith("--preset="):
+            wanted = word.removeprefix("--preset=")
+        else:
+            flags.append(word)
+    if wanted is None:
+        return kind(), flags
+    presets = _presets(kind)
+    if wanted not in presets:
+        known = f"known are {', '.join(presets)}" if presets else f"family {family} has none"
+        raise PlacecellError(f"no preset is called {wanted!r}; {known}")
+    return presets[wanted], flags
 
 
 def _save(built: Localizer, map: Path, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from placecell.errors import MapError, PlacecellError, SceneError
 from placecell.estimate import Estimate, Query
 from placecell.exif import Exif, camera_guess
 from placecell.images import picture_files, read_exif, read_image
-from placecell.localizer import MapInfo, load_info
+from placecell.localizer import Localizer, MapInfo, load_info
 from placecell.log import Log
 from placecell.run import Asked, asked_of, localize_into
 from placecell.scene import Scene, camera_from_json
@@ -63,37 +63,57 @@ def localize(
     log, info = Terminal(), load_info(map)
     guessed: list[str] = []
     scene = Scene.load(pictures) if (pictures / "scene.json").is_file() else None
-    asked = (
-        _photos(pictures, _map_camera(info), focal_px, guessed) if scene is None else _frames(scene, split, focal_px)
-    )
     localizer = catalog.load_map(map, device=device)
+    if scene is None:
+        asked = photos_at(pictures, camera_of_map(info), focal_px, guessed)
+    else:
+        asked = frames_asked(scene, split, focal_px, depth=wants_depth(localizer))
     told = None if scene is None else _told(scene, split)
     found = localize_into(
         run, localizer, map, asked, scene=told, threads=threads, device=device, overwrite=overwrite, log=log
     )
-    _warn(found, guessed, log)
+    warn_of(found, guessed, log)
     seconds = [estimate.seconds for estimate in found if estimate.seconds is not None]
     pace = f", median {1e3 * float(np.median(seconds)):.0f} ms a picture" if seconds else ""
     answered = sum(estimate.world_from_cam is not None for estimate in found)
     finish(f"{run}: {answered} of {len(found)} pictures placed{pace}", _following(run, pictures, scene, info))
 
 
-def _frames(scene: Scene, split: Literal["train", "test", "all"], focal_px: float | None) -> list[Asked]:
+def wants_depth(localizer: Localizer) -> bool:
+    """Whether a map needs the depth of the pictures it places."""
+    return bool(getattr(localizer, "wants_depth", False))
+
+
+def frames_asked(
+    scene: Scene, split: Literal["train", "test", "all"], focal_px: float | None = None, *, depth: bool = False
+) -> list[Asked]:
+    """The frames of a split, with their own cameras and, if asked for, their depth.
+
+    Raises:
+        SceneError: there are none, or a focal length is given.
+    """
     if focal_px is not None:
         raise SceneError(f"scene {scene.name} knows its cameras; drop --focal-px")
     frames = scene.split(split).frames
     if not frames:
         known = ", ".join(dict.fromkeys(frame.split for frame in scene.frames)) or "none"
         raise SceneError(f"scene {scene.name} has no {split} frames, only {known}; choose with --split")
-    return asked_of(scene, frames)
+    return asked_of(scene, frames, depth=depth)
 
 
 def _told(scene: Scene, split: str) -> dict[str, str]:
     return {"name": scene.name, "fingerprint": scene.fingerprint, "labels": scene.labels, "split": split}
 
 
-def _photos(pictures: Path, usual: Camera, focal_px: float | None, guessed: list[str]) -> list[Asked]:
-    """The picture or pictures at a path, called by their paths below it; `guessed` collects those of unknown lens."""
+def photos_at(pictures: Path, usual: Camera, focal_px: float | None, guessed: list[str]) -> list[Asked]:
+    """The picture or pictures at a path, called by their paths below it; `guessed` collects those of unknown lens.
+
+    Args:
+        usual: the camera of the map.
+
+    Raises:
+        SceneError: there is no picture.
+    """
     if not pictures.exists():
         raise SceneError(f"{pictures}: no such file or folder; name a picture, a folder of them or a scene")
     files = picture_files(pictures) if pictures.is_dir() else [pictures]
@@ -155,7 +175,12 @@ def _fits(camera: Camera, width: int, height: int) -> bool:
     return max(abs(camera.width * scale - width), abs(camera.height * scale - height)) <= 1
 
 
-def _map_camera(info: MapInfo) -> Camera:
+def camera_of_map(info: MapInfo) -> Camera:
+    """The commonest camera of the training pictures.
+
+    Raises:
+        MapError: map.json does not tell.
+    """
     try:
         return camera_from_json(info.extra["camera"])
     except (KeyError, TypeError, ValueError) as error:
@@ -164,7 +189,8 @@ def _map_camera(info: MapInfo) -> Camera:
         ) from error
 
 
-def _warn(found: Sequence[Estimate], guessed: Sequence[str], log: Log) -> None:
+def warn_of(found: Sequence[Estimate], guessed: Sequence[str], log: Log) -> None:
+    """Tell of pictures whose focal length was guessed, and of those without an answer."""
     if guessed:
         log.warn(
             f"{guessed[0]}{f' and {len(guessed) - 1} more' if len(guessed) > 1 else ''}: unlike the map's pictures and "

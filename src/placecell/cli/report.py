@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from placecell.cli.terminal import finish, parse, unused
-from placecell.errors import MapError, PlacecellError
-from placecell.localizer import load_info, load_map_tensors, map_bytes, map_fingerprint
+from placecell import catalog
+from placecell.cli.terminal import Terminal, finish, parse, unused
+from placecell.errors import MapError, MissingExtra, PlacecellError
+from placecell.localizer import Localizer, load_info, load_map_tensors, map_bytes, map_fingerprint
 from placecell.points import PointCloud
 from placecell.report import write_report
 from placecell.run import RunInfo
@@ -38,18 +39,29 @@ def report(
         run: Run folder.
         scene: The scene folder the map was built from.
         out: HTML file to write.
-        map: The map folder, to state its size and seed, and to draw its points when the scene has none.
+        map: The map folder, to state its size and seed, to show what it sees in pictures if it can tell, and to draw
+            its points when the scene has none.
         overwrite: Replace the file if it exists.
     """
     if out.exists() and not (overwrite and out.is_file()):
         raise PlacecellError(f"{out} exists already; name another file or pass --overwrite")
     place = Scene.load(scene)
     found = verdict(run, place)
-    about = _about(found.run)
+    about, localizer, log = _about(found.run), None, Terminal()
     if map is not None:
         about |= _map_told(map, found.run)
         place = replace(place, points=place.points or _points_of(map))
-    write_report(out, place, found.estimates, found.evaluation, floors=found.floors, run_info=about)
+        localizer = _map_at(map, log)
+    write_report(
+        out,
+        place,
+        found.estimates,
+        found.evaluation,
+        floors=found.floors,
+        run_info=about,
+        localizer=localizer,
+        log=log,
+    )
     size = f"{len(found.evaluation.errors)} frames, {out.stat().st_size / 1e6:.1f} MB"
     finish(f"{out}: {size}; open it in a browser", ["placecell", "export", scene, unused(Path("colmap")), "colmap"])
 
@@ -70,6 +82,15 @@ def _map_told(folder: Path, run: RunInfo) -> dict[str, Any]:
     if map_fingerprint(folder) != run.map["fingerprint"]:
         raise MapError(f"{folder} is not the map that the run was made with; name that one, or leave --map out")
     return {"map_bytes": map_bytes(folder), "seed": seed}
+
+
+def _map_at(map: Path, log: Terminal) -> Localizer | None:
+    """The map itself; None, with a warning, where the page can do without it."""
+    try:
+        return catalog.load_map(map)
+    except MissingExtra as error:
+        log.warn(f"the page does not show what the map sees: {error}")
+        return None
 
 
 def _points_of(map: Path) -> PointCloud | None:

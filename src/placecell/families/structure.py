@@ -86,7 +86,9 @@ class Structure:
         """The detector of map and queries."""
         return Sift(self.features, self.contrast)
 
-    def build(self, scene: Scene, *, device: str = "cpu", seed: int = 0, log: Log) -> StructureMap:
+    def build(
+        self, scene: Scene, *, device: str = "cpu", seed: int = 0, log: Log, work: Path | None = None
+    ) -> StructureMap:
         """Triangulate the posed training frames of the scene. `device` is always the processor.
 
         Raises:

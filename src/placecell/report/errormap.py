@@ -12,7 +12,8 @@ from placecell.report.ramp import Ramp, round_ticks
 from placecell.report.wording import angle, length, round_length, text
 from placecell.scene import Scene, centres, sequences
 
-_WIDTH, _MARGIN = 720.0, 26.0
+WIDTH = 720.0
+_MARGIN = 26.0
 
 
 def error_map(scene: Scene, judged: Sequence[Judged], ramp: Ramp) -> str:
@@ -20,7 +21,7 @@ def error_map(scene: Scene, judged: Sequence[Judged], ramp: Ramp) -> str:
     axes = ground_axes([frame.world_from_cam for frame in scene.posed if frame.world_from_cam is not None])[:2]
     truths = np.array([item.truth.translation for item in judged]) @ axes.T
     paths = [centres(group) @ axes.T for group in sequences([f for f in scene.posed if f.split == "train"]).values()]
-    page = _Page(np.vstack([truths, *paths]))
+    page = Plane(np.vstack([truths, *paths]))
     parts = [f'<polyline class="trainpath" points="{page.line(path)}"/>' for path in paths]
     for item, at in zip(judged, truths, strict=True):
         if item.answer is not None:
@@ -37,7 +38,7 @@ def error_map(scene: Scene, judged: Sequence[Judged], ramp: Ramp) -> str:
     parts.append(page.scale_bar(scene.unit))
     return (
         "<figure><figcaption>Error map, from above</figcaption>"
-        f'<svg class="map" viewBox="0 0 {_WIDTH:.0f} {page.height:.0f}" role="img" '
+        f'<svg class="map" viewBox="0 0 {WIDTH:.0f} {page.height:.0f}" role="img" '
         f'aria-label="errors over the place, seen from above">{"".join(parts)}</svg></figure>'
     )
 
@@ -54,24 +55,27 @@ def _dot(index: int, item: Judged, x: float, y: float, ramp: Ramp, unit: str) ->
     )
 
 
-class _Page:
-    """Where ground coordinates lie on the drawing; north is up."""
+class Plane:
+    """Where points (N, 2) of a plane lie on a drawing of it, its second axis up, with room for a line below."""
 
     def __init__(self, points: Array) -> None:
         self._low, high = points.min(axis=0), points.max(axis=0)
         extent = np.maximum(high - self._low, max(float((high - self._low).max()) * 1e-3, 1e-9))
-        self._scale = float(min((_WIDTH - 2 * _MARGIN) / extent[0], 460.0 / extent[1]))
-        self._left = (_WIDTH - self._scale * extent[0]) / 2
+        self._scale = float(min((WIDTH - 2 * _MARGIN) / extent[0], 460.0 / extent[1]))
+        self._left = (WIDTH - self._scale * extent[0]) / 2
         self.height = self._scale * extent[1] + 2 * _MARGIN + 22
 
     def at(self, point: Array) -> tuple[float, float]:
+        """x and y on the drawing."""
         x, y = (point - self._low) * self._scale
         return float(self._left + x), float(self.height - 22 - _MARGIN - y)
 
     def line(self, points: Array) -> str:
+        """The points of an SVG polyline."""
         return " ".join("{:.1f},{:.1f}".format(*self.at(point)) for point in points)
 
     def scale_bar(self, unit: str) -> str:
+        """A round length in the room below, for a plane of lengths."""
         longest = 180.0 / self._scale
         ticks = round_ticks(longest / 10, longest)
         size = ticks[-1] if ticks else longest

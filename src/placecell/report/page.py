@@ -10,10 +10,12 @@ from typing import Any
 
 from placecell import atomic
 from placecell.estimate import Estimate
+from placecell.localizer import Localizer
 from placecell.log import Log, Silent
 from placecell.metrics import Evaluation
 from placecell.report import charts, tables
 from placecell.report.errormap import error_map
+from placecell.report.explained import features_section, saliency_section
 from placecell.report.judged import Judged, judge, worst
 from placecell.report.pictures import worst_cards
 from placecell.report.ramp import Ramp, css_gradient
@@ -32,6 +34,7 @@ def write_report(
     *,
     floors: Mapping[str, Evaluation] | None = None,
     run_info: Mapping[str, Any] | None = None,
+    localizer: Localizer | None = None,
     log: Log = _SILENT,
 ) -> None:
     """Write the report of a run to `path`, whole or not at all.
@@ -41,6 +44,7 @@ def write_report(
         floors: evaluations to stand beside, by name: constant, oracle, retrieval.
         run_info: what the page says of the run, in its order. `family`, `map_bytes`, `date`, `seed` and `versions`
             (a mapping) have their places; other keys are listed as they are.
+        localizer: the map itself, to show what it sees in pictures, if it can tell.
 
     Raises:
         SceneError: the evaluation, a floor or an answer belongs to another scene or ground truth.
@@ -56,6 +60,7 @@ def write_report(
         **_header(scene, evaluation, about),
         **_pictures(scene, judged, log),
         **_figures(scene, judged, ours, evaluation, others),
+        **_explained(scene, judged, localizer, log),
         "comparison": tables.comparison(evaluation, others, ours),
         "sequences": tables.sequence_rows(evaluation),
         "refused": tables.refused(judged),
@@ -63,7 +68,6 @@ def write_report(
         "about": tables.about(scene, evaluation, about),
     }
     atomic.write_text(path, Template(_resource("report.html")).substitute(parts))
-    log.say(f"{path}: the report of {len(judged)} frames, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _shell() -> dict[str, str]:
@@ -123,6 +127,16 @@ def _figures(
         "low_deg": text(angle(turn.low)),
         "high_deg": text(angle(turn.high)),
         "data": script_json(view_data(scene, judged, near, turn)),
+    }
+
+
+def _explained(scene: Scene, judged: Sequence[Judged], localizer: Localizer | None, log: Log) -> dict[str, str]:
+    if localizer is None:
+        return {"saliency": "", "features": ""}
+    near = Ramp.of([item.error.distance for item in judged])
+    return {
+        "saliency": saliency_section(scene, judged, localizer, log),
+        "features": features_section(scene, judged, localizer, near, log),
     }
 
 

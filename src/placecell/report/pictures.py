@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from placecell.errors import ImageError
 from placecell.images import read_image
@@ -52,12 +53,16 @@ def _picture(scene: Scene, frame: Frame, label: str, log: Log) -> str:
 
 
 def _thumbnail(scene: Scene, frame: Frame, log: Log) -> str | None:
-    """A JPEG of at most 320 px as a data URI; None when the picture is gone or damaged."""
+    """A frame's picture as a data URI; None when it is gone or damaged."""
     try:
-        image = read_image(scene.image_path(frame))
+        return data_uri(read_image(scene.image_path(frame)))
     except ImageError as error:
         log.warn(f"the report goes without a picture: {error}")
         return None
+
+
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """A JPEG of at most 320 px as a data URI."""
     scale = min(1.0, _LONGEST_PX / max(image.shape[:2]))
     wanted = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = cv2.resize(image, wanted, interpolation=cv2.INTER_AREA)

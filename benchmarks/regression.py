@@ -1,0 +1,229 @@
+"""Pose regression on real frames, into docs/benchmarks.md: `make bench-regression`.
+
+    python benchmarks/regression.py                    what is not measured yet, then the page
+    python benchmarks/regression.py --again default    a row anew
+    python benchmarks/regression.py --page             the page alone, from what is measured
+
+A row takes minutes to half an hour on two cores, so each keeps its figures in benchmarks/measured/regression/ with the
+day and the versions they were measured with. Needs the real frames ($PLACECELL_DATA, default ../shared/data) and the
+ImageNet weights beside them ($PLACECELL_WEIGHTS).
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import torch
+from core import answers, judged, kitchen
+from page import DATA, ROOT, markdown, put, stamp
+
+from placecell import floors
+from placecell.atomic import write_text
+from placecell.catalog import load_map
+from placecell.cli.terminal import Terminal
+from placecell.estimate import Estimate
+from placecell.families.regression.config import PRESETS, Regression
+from placecell.families.retrieval import Retrieval
+from placecell.localizer import Localizer, map_bytes
+from placecell.scene import Scene
+
+MEASURED = ROOT / "benchmarks" / "measured" / "regression"
+WEIGHTS = Path(os.environ.get("PLACECELL_WEIGHTS", DATA.parent / "weights")) / "mobilenet_v2_imagenet.safetensors"
+THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
+SHOWN = ("5cm/5deg", "25cm/10deg")
+HEADER = ("system", "encoder", "cm", "deg", *SHOWN, "parameters", "map MB", "training min", "ms/frame")
+
+# What two cores can train in minutes: the papers' pictures at half their size, 20 times each of the 700.
+PAPER: dict[str, Any] = {"short_side": 128, "crop": 112, "epochs": 20, "batch": 32, "validation": 0.0}
+TRANSFER: dict[str, Any] = {**PAPER, "backbone": "mobilenet_v2", "weights": str(WEIGHTS)}
+SCRATCH: dict[str, Any] = {**PAPER, "weights": "none"}
+DEFAULT: dict[str, Any] = {"weights": str(WEIGHTS), "validation": 0.0}
+MODERN = replace(
+    PRESETS["posenet-2017"], **{**TRANSFER, "optimizer": "adamw", "learning_rate": 1e-3, "schedule": "onecycle"}
+)
+"""PoseNet's head and the learned weighting on a pretrained encoder, trained as one trains today: what studies vary."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: what is trained, and how its map is asked."""
+
+    settings: Regression
+    told: str
+    inferences: tuple[str, ...] = ("centre",)
+    labels: tuple[str, ...] = ("sfm", "kinectfusion")
+
+
+def systems() -> dict[str, Row]:
+    """The papers' systems and ours."""
+    dense = ("centre", "dense", "one-pass")
+    beta = replace(MODERN, loss="beta", norm="l2", beta=5.0)
+    return {
+        "posenet-2015": Row(replace(PRESETS["posenet-2015"], **SCRATCH), "PoseNet 2015, as released", dense),
+        "posenet-2015-transfer": Row(beta, "PoseNet 2015's loss, beta 5", dense),
+        "posenet-2017-learned": Row(MODERN, "PoseNet 2017, learned weighting"),
+        "posenet-2017-reprojection": Row(
+            replace(MODERN, loss="reprojection"), "PoseNet 2017, then reprojection"
+        ),
+        "bn-inception": Row(replace(PRESETS["bn-inception"], **SCRATCH), "BN-Inception PoseNet 2019"),
+        "lstm": Row(replace(MODERN, head="lstm"), "Spatial LSTM (Walch)"),
+        "virtual-points": Row(replace(MODERN, loss="virtual-points"), "coupled: virtual points"),
+        "homography": Row(replace(MODERN, loss="homography"), "coupled: homography"),
+        "hourglass": Row(replace(MODERN, head="hourglass"), "Hourglass (Melekhov)"),
+        "rgbd": Row(replace(MODERN, depth=True), "RGB-D, two streams (Li)"),
+        "default": Row(Regression(**DEFAULT), "default"),
+        "default-no-views": Row(Regression(**DEFAULT, new_views=0), "default, no new views", labels=("sfm",)),
+    }
+
+
+def studies() -> dict[str, Row]:
+    """What the papers found, asked again: each varies one thing of `MODERN`."""
+    rows = {
+        f"beta-{beta:g}": Row(replace(MODERN, loss="beta", norm="l1", beta=beta), f"beta {beta:g}", labels=("sfm",))
+        for beta in (1.0, 3.0, 10.0, 30.0, 100.0)
+    }
+    rows["scratch"] = Row(replace(MODERN, weights="none"), "from scratch", labels=("sfm",))
+    for count in (24, 48, 96, 192, 384):
+        # As many steps for few pictures as for many: 14,000 pictures seen.
+        fewer = replace(MODERN, frames=count, epochs=14_000 / count)
+        rows[f"frames-{count}"] = Row(fewer, f"{count} frames", labels=("sfm",))
+    return rows
+
+
+def measure(name: str, row: Row, labels: str) -> None:
+    """Train, save, load, ask, judge; one record an inference."""
+    torch.set_num_threads(THREADS)
+    cv2.setNumThreads(THREADS)
+    scene = kitchen(labels)
+    with TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        built = row.settings.build(scene, device="cpu", seed=0, log=Terminal(), work=Path(folder) / "work")
+        minutes = (time.perf_counter() - start) / 60
+        built.save(Path(folder) / "map")
+        size = map_bytes(Path(folder) / "map") / 1e6
+        for inference in row.inferences:
+            asked: Any = load_map(Path(folder) / "map")
+            asked = replace(asked, family=replace(asked.family, inference=inference))
+            parameters = sum(value.numel() for value in asked.network.parameters())
+            kept = {"minutes": minutes, "map_mb": size, "parameters": parameters, "told": row.told}
+            kept |= {"backbone": row.settings.backbone, "weights": row.settings.weights}
+            suffix = "" if inference == "centre" else f"-{inference}"
+            record(name + suffix, labels, scene, answers(asked, scene, depth=row.settings.depth), kept | {"inference": inference})
+
+
+def record(name: str, labels: str, scene: Scene, estimates: Sequence[Estimate], kept: dict[str, Any]) -> None:
+    """Keep the figures of a row."""
+    found = judged(scene, estimates)
+    overall = found.overall
+    figures = {
+        "answered": overall.answered,
+        "cm": 100 * overall.median_distance,
+        "deg": overall.median_angle_deg,
+        "recalls": {key: 100 * value for key, value in overall.recalls.items()},
+        "ms": None if found.seconds_median is None else 1e3 * found.seconds_median,
+        "ms_p95": None if found.seconds_p95 is None else 1e3 * found.seconds_p95,
+    }
+    weights = kept.get("weights")
+    kept = {**kept, "weights": Path(weights).name if weights else None}
+    text = json.dumps({"row": name, "labels": labels, **figures, **kept, "threads": THREADS, "stamp": stamp()}, indent=1)
+    write_text(MEASURED / labels / f"{name}.json", text + "\n")
+    print(f"{labels} {name}: {figures['cm']:.1f} cm {figures['deg']:.2f} deg, {kept.get('minutes') or 0:.1f} min", flush=True)
+
+
+def measure_floors(labels: str) -> None:
+    """What has to be beaten."""
+    scene = kitchen(labels)
+    asked = scene.split("test").posed
+    record("constant", labels, scene, floors.constant(scene, asked), {"told": "constant pose"})
+    record("oracle", labels, scene, floors.oracle(scene, asked), {"told": "oracle nearest training pose"})
+    start = time.perf_counter()
+    nearest: Localizer = Retrieval(descriptor="convnet", weights=str(WEIGHTS)).build(scene, seed=0, log=Terminal())
+    minutes = (time.perf_counter() - start) / 60
+    with TemporaryDirectory() as folder:
+        nearest.save(Path(folder) / "map")
+        size = map_bytes(Path(folder) / "map") / 1e6
+    kept = {"told": "nearest by convnet features", "backbone": "mobilenet_v2", "weights": WEIGHTS.name}
+    record("nearest-convnet", labels, scene, answers(nearest, scene), {**kept, "minutes": minutes, "map_mb": size})
+
+
+def measured(labels: str) -> dict[str, dict[str, Any]]:
+    """What is known so far."""
+    files = sorted((MEASURED / labels).glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+def line(found: dict[str, Any]) -> list[str]:
+    """One line of a table."""
+
+    def shown(key: str, text: Callable[[Any], str]) -> str:
+        return "–" if found.get(key) is None else text(found[key])
+
+    encoder = found.get("backbone") or "–"
+    if found.get("weights") == "none":
+        encoder += ", scratch"
+    how = found.get("inference", "centre")
+    return [
+        found["told"] + ("" if how == "centre" else f", {how}"),
+        encoder,
+        f"{found['cm']:.1f}",
+        f"{found['deg']:.2f}",
+        *(f"{found['recalls'][key]:.1f}" for key in SHOWN),
+        shown("parameters", lambda value: f"{value / 1e6:.1f} M"),
+        shown("map_mb", lambda value: f"{value:.1f}"),
+        shown("minutes", lambda value: f"{value:.1f}"),
+        shown("ms", lambda value: f"{value:.1f}"),
+    ]
+
+
+def page() -> None:
+    """Write all sections."""
+    lines = []
+    for labels in ("sfm", "kinectfusion"):
+        known = measured(labels)
+        order = ["constant", "oracle", "nearest-convnet"]
+        order += [f"{name}{suffix}" for name in systems() for suffix in ("", "-dense", "-one-pass")]
+        lines += [f"Red kitchen, {labels} labels, 700 training and 300 test frames:", ""]
+        lines += [*markdown(HEADER, [line(known[name]) for name in order if name in known]), ""]
+    put("regression", lines)
+    known = measured("sfm")
+    rows = [line(known[name]) for name in ("posenet-2017-learned", *studies()) if name in known]
+    put("regression-studies", ["Red kitchen, sfm labels:", "", *markdown(HEADER, rows)])
+
+
+def main() -> None:
+    """Measure, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", help="rows to measure; all of them where none is named")
+    parser.add_argument("--labels", choices=("sfm", "kinectfusion"), help="one ground truth only")
+    parser.add_argument("--again", action="store_true", help="measure rows that are measured already")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
+    asked = parser.parse_args()
+    everything = {**systems(), **studies()}
+    for labels in () if asked.page else ("sfm", "kinectfusion"):
+        if asked.labels not in (None, labels):
+            continue
+        if not asked.rows or "floors" in asked.rows:
+            if asked.again or "oracle" not in measured(labels):
+                measure_floors(labels)
+        for name, row in everything.items():
+            wanted = not asked.rows or name in asked.rows
+            if wanted and labels in row.labels and (asked.again or name not in measured(labels)):
+                measure(name, row, labels)
+    page()
+
+
+if __name__ == "__main__":
+    main()

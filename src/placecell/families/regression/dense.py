@@ -1,0 +1,72 @@
+"""Dense inference: the mean of what a network says of many windows of one picture (Dense PoseNet)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placecell.camera import Camera
+from placecell.pose import Pose, mean_pose
+
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a picture at the canonical camera that a network looks at."""
+
+    left: int
+    top: int
+    camera: Camera
+    """Intrinsics of the part: the principal point moves with it."""
+
+    def cut(self, pictures: NDArray[T]) -> NDArray[T]:
+        """(B, h, w, ...) of pictures (B, H, W, ...), as a view."""
+        return pictures[:, self.top : self.top + self.camera.height, self.left : self.left + self.camera.width]
+
+
+def central(camera: Camera, crop_px: int) -> Window:
+    """The square window in the middle of the picture; all of it where `crop_px` is 0."""
+    if not crop_px:
+        return Window(0, 0, camera)
+    return _window(camera, crop_px, (camera.width - crop_px) // 2, (camera.height - crop_px) // 2)
+
+
+def spread(camera: Camera, crop_px: int, count: int) -> list[Window]:
+    """About `count` square windows, evenly over the picture; the outer ones touch its borders.
+
+    The paper takes 128 uniformly spaced crops and does not say in which grid. Ours spaces them alike in both directions
+    as far as whole numbers allow, and never twice at one place.
+    """
+    free_x, free_y = camera.width - crop_px, camera.height - crop_px
+    columns = min(max(round(math.sqrt(count * (free_x + 1) / (free_y + 1))), 1), count, free_x + 1)
+    rows = min(max(round(count / columns), 1), free_y + 1)
+    columns = min(max(round(count / rows), 1), free_x + 1)
+    return [_window(camera, crop_px, left, top) for top in _even(free_y, rows) for left in _even(free_x, columns)]
+
+
+def _window(camera: Camera, crop_px: int, left: int, top: int) -> Window:
+    return Window(left, top, camera.cropped(left, top, crop_px, crop_px))
+
+
+def consensus(anchor_from_cam: Sequence[Pose]) -> Pose | None:
+    """The mean of the windows' answers: of the centres, and the chordal mean of the rotations; None if it has none.
+
+    Every window is a picture of the same camera, so all answer with the same pose. The paper averages quaternions
+    number by number; the chordal mean is what that means where signs and lengths may differ.
+    """
+    try:
+        return mean_pose(anchor_from_cam)
+    except ValueError:
+        return None
+
+
+def _even(free_px: int, count: int) -> list[int]:
+    if count == 1:
+        return [free_px // 2]
+    return [round(free_px * index / (count - 1)) for index in range(count)]

@@ -1,0 +1,235 @@
+"""A trained pose-regression map: one look of a network, or many, and a pose or a reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from placecell.camera import Camera
+from placecell.errors import FormatError, MapError
+from placecell.estimate import Estimate, Query
+from placecell.families.regression import dense
+from placecell.families.regression.config import Regression
+from placecell.families.regression.labels import Anchor
+from placecell.families.regression.network import Answer, PoseNetwork
+from placecell.families.regression.saliency import on_picture, saliency_of
+from placecell.families.regression.sight import depth_as, depth_tensor, detail, picture_tensor
+from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
+from placecell.pose import Pose
+from placecell.resample import resample
+from placecell.scene import camera_from_json, camera_to_json
+
+_LOG = "training.csv"
+_AT_ONCE = 32
+_FAR_BELOW = 0.2
+"""A picture with less than this share of the detail of the poorest training picture is like none of them."""
+
+Seen = tuple[torch.Tensor, torch.Tensor | None]
+"""Pictures (B, 3, H, W) and, for RGB-D networks, their encoded depth."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionMap:
+    """A built regression map."""
+
+    family: Regression
+    info: MapInfo
+    network: PoseNetwork
+    """In eval mode, without auxiliary heads, on the device that answers."""
+    camera: Camera
+    """The canonical camera that every picture is resampled to before windows are cut from it."""
+    anchor: Anchor
+    least_detail: float
+    """`sight.detail` of the poorest training picture."""
+    log_csv: str = ""
+    """How the training went."""
+
+    @property
+    def wants_depth(self) -> bool:
+        """Whether queries have to bring their depth."""
+        return self.family.depth
+
+    @property
+    def unfinished(self) -> str | None:
+        """What is left of an interrupted training, in words; None when it ran to its end."""
+        left: str | None = self.info.extra.get("unfinished")
+        return left
+
+    def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+        """What the network says of each picture; blank ones and those with hardly anything in them are refused."""
+        return [self._localize(query) for query in queries]
+
+    def _localize(self, query: Query) -> Estimate:
+        start = time.perf_counter()
+        seen = self._seen(query)
+        if isinstance(seen, str):
+            return Estimate.refusal(query.name, seen, time.perf_counter() - start)
+        anchor_from_cam = dense.consensus(_poses(self._answers(*seen)))
+        if anchor_from_cam is None:
+            reason = "the windows of the picture look opposite ways, so they have no mean"
+            return Estimate.refusal(query.name, reason, time.perf_counter() - start)
+        pose = self.anchor.world_from_anchor @ anchor_from_cam
+        return Estimate(query.name, pose, seconds=time.perf_counter() - start)
+
+    def saliency(self, query: Query) -> NDArray[np.float32]:
+        """(H, W) how far the answer moves with each pixel of the picture, at least 0; 0 where the network sees none.
+
+        Raises:
+            MapError: the picture cannot be placed by this map.
+        """
+        seen = self._central._seen(query)
+        if isinstance(seen, str):
+            raise MapError(f"{query.name}: {seen}; choose another picture")
+        found = saliency_of(self.network, *seen, length=self.anchor.scale)[0].cpu().numpy()
+        return on_picture(found, dense.central(self.camera, self.family.crop).camera, query.camera)
+
+    def pose_features(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """(N, D) what the last layer makes the pose of, NaN for pictures that are refused."""
+        found = [self._central._feature(query) for query in queries]
+        width = self.network.head.features
+        none = np.full(width, np.nan, np.float32)
+        return np.array([none if feature is None else feature for feature in found], np.float32).reshape(-1, width)
+
+    @property
+    def _central(self) -> Self:
+        """This map with one look a picture."""
+        return replace(self, family=replace(self.family, inference="centre"))
+
+    def _feature(self, query: Query) -> NDArray[np.float32] | None:
+        seen = self._seen(query)
+        if isinstance(seen, str):
+            return None
+        (answer,) = self._answers(*seen)
+        feature: NDArray[np.float32] = answer.feature_BD[0].cpu().numpy()
+        return feature
+
+    def _windows(self) -> list[dense.Window]:
+        """Where the network looks."""
+        crop, how = self.family.crop, self.family.inference
+        if how == "dense":
+            return dense.spread(self.camera, crop, self.family.crops)
+        return [dense.central(self.camera, 0 if how == "one-pass" else crop)]
+
+    def _seen(self, query: Query) -> Seen | str:
+        """What the network is shown of a picture, or why it is not."""
+        if query.defect is not None:
+            return query.defect
+        if self.family.depth and query.depth_m is None:
+            return "this map needs the depth of each picture, and this one has none"
+        image = resample(query.image, query.camera, self.camera)
+        found, least = detail(image), _FAR_BELOW * self.least_detail
+        if found < least:
+            return f"hardly anything is in the picture (detail {found:.2f}, {least:.2f} needed); it is dark or blurred"
+        looks = self._windows()
+        shown = picture_tensor(np.concatenate([look.cut(image[None]) for look in looks])).to(self._device)
+        if query.depth_m is None or not self.family.depth:
+            return shown, None
+        depth_m = depth_as(query.depth_m, query.camera, self.camera)[None]
+        return shown, depth_tensor([(look.cut(depth_m)[0], look.camera) for look in looks]).to(self._device)
+
+    def _answers(self, images: torch.Tensor, depth: torch.Tensor | None) -> list[Answer]:
+        """The network's answers, a few windows at a time."""
+        with torch.inference_mode():
+            if self.family.inference == "one-pass":
+                return self.network.windows(images, depth)
+            chunks = range(0, len(images), _AT_ONCE)
+            cut = [(images[i : i + _AT_ONCE], None if depth is None else depth[i : i + _AT_ONCE]) for i in chunks]
+            return [self.network(*part)[0] for part in cut]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """Write the map folder."""
+        extra = {
+            "canonical_camera": camera_to_json(self.camera),
+            "world_from_anchor": self.anchor.world_from_anchor.matrix[:3].tolist(),
+            "scale": self.anchor.scale,
+            "least_detail": self.least_detail,
+        }
+        info = replace(self.info, extra={**self.info.extra, **extra})
+        tensors = {key: value.cpu().numpy() for key, value in self.network.state_dict().items()}
+        save_map(folder, info, tensors, texts={_LOG: self.log_csv} if self.log_csv else None)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """Read a map folder.
+
+        Raises:
+            MapError: the device is not there.
+            FormatError: a file is damaged, or of another version.
+        """
+        info = load_info(folder)
+        family = config_from_json(Regression, info.config)
+        tensors = load_map_tensors(folder)
+        require_device(device)
+        try:
+            extra = info.extra
+            camera = camera_from_json(extra["canonical_camera"])
+            anchor = Anchor(Pose.from_matrix(extra["world_from_anchor"]), float(extra["scale"]))
+            least_detail = float(extra["least_detail"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{folder / 'map.json'}: damaged ({error}); build the map again") from error
+        network = _filled(family, anchor, camera, tensors, folder / "weights.safetensors").to(device)
+        path = folder / _LOG
+        log_csv = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return cls(family, info, network, camera, anchor, least_detail, log_csv)
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        MapError: cuda without a graphics card that this torch can use.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise MapError(f"--device {device}: this torch finds no such device; leave the flag out to use the processor")
+
+
+def size_seen(camera: Camera, config: Regression) -> tuple[int, int]:
+    """Width and height of what the network sees in one look at a picture of the canonical camera."""
+    window = dense.central(camera, config.crop).camera
+    return window.width, window.height
+
+
+def answering(network: PoseNetwork, family: Regression, camera: Camera) -> PoseNetwork:
+    """A copy of a trained network as it answers: without auxiliary heads, in eval mode, on the processor."""
+    bare = _bare(family, network.scale, camera)
+    given = network.state_dict()
+    bare.load_state_dict({key: given[key] for key in bare.state_dict()})
+    return bare
+
+
+def _bare(family: Regression, scale: float, camera: Camera) -> PoseNetwork:
+    with torch.random.fork_rng(devices=[]):  # what it draws is replaced
+        return PoseNetwork(replace(family, auxiliary=False), scale, size=size_seen(camera, family)).eval()
+
+
+def _filled(
+    family: Regression, anchor: Anchor, camera: Camera, tensors: Mapping[str, NDArray[Any]], path: Path
+) -> PoseNetwork:
+    network = _bare(family, anchor.scale, camera)
+    expected = network.state_dict()
+    given = {key: torch.from_numpy(tensors[key]) for key in expected}
+    strange = [key for key in expected if given[key].shape != expected[key].shape] + sorted(set(tensors) - set(given))
+    if strange:
+        raise FormatError(f"{path}: tensor {strange[0]} does not fit the settings in map.json; build the map again")
+    network.load_state_dict(given)
+    return network
+
+
+def _poses(answers: Sequence[Answer]) -> list[Pose]:
+    """The answers `anchor_from_cam` as poses; rotations from float32 are made exact."""
+    centres = torch.cat([answer.centre_B3 for answer in answers]).double().cpu().numpy()
+    rotations = torch.cat([answer.rotation_B33 for answer in answers]).double().cpu().numpy()
+    return [
+        Pose.nearest(np.column_stack([rotation, centre])) for rotation, centre in zip(rotations, centres, strict=True)
+    ]

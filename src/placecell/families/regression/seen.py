@@ -1,0 +1,97 @@
+"""Which points each training frame sees, for the losses that look at the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placecell.camera import Camera
+from placecell.errors import MapError
+from placecell.families.regression.labels import Anchor, Floats
+from placecell.images import read_depth, register_depth
+from placecell.log import Log
+from placecell.parallel import in_parallel
+from placecell.pose import Array
+from placecell.scene import Frame, Scene
+
+_GRID_PX = 24
+"""Shorter side of the grid of depth pixels that stand for points where a scene has none."""
+_NEAREST, _FARTHEST = 2.5, 97.5
+"""Percentiles of the depths that count as near and far."""
+
+
+def seen_points(scene: Scene, frames: Sequence[Frame], anchor: Anchor, camera: Camera, log: Log) -> list[Floats]:
+    """(M, 3) points in the frame of the anchor that each frame sees: the scene's, else a grid of its depth pixels.
+
+    Raises:
+        MapError: as `require_points`.
+    """
+    require_points(scene, frames)
+    if has_observed_points(scene):
+        return _observed(scene, frames, anchor)
+    scale = _GRID_PX / min(camera.width, camera.height)
+    grid = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+    read = in_parallel(lambda frame: anchor.points(_depth_points(scene, frame, grid)), frames, 2)
+    return list(log.track(read, "reading depth", len(frames)))
+
+
+def require_points(scene: Scene, frames: Sequence[Frame]) -> None:
+    """Find out before long work whether `seen_points` has something to work with.
+
+    Raises:
+        MapError: the scene has neither points with observations nor depth.
+    """
+    if not has_observed_points(scene) and not has_depth(scene, frames):
+        raise MapError(
+            f"scene {scene.name} has neither points nor depth for the reprojection loss; choose another --loss, "
+            "or make the scene from its video, whose points placecell scene finds"
+        )
+
+
+def has_observed_points(scene: Scene) -> bool:
+    """Whether it is known which frames see which points."""
+    return scene.points is not None and len(scene.points.seen_point) > 0
+
+
+def has_depth(scene: Scene, frames: Sequence[Frame]) -> bool:
+    """Whether some of the frames have depth."""
+    return scene.depth_sensor is not None and any(frame.depth is not None for frame in frames)
+
+
+def depth_range(
+    points: Sequence[NDArray[np.float32]], centres: Floats, rotations: Floats
+) -> tuple[float, float] | None:
+    """Depths, along z of the frames that see them, between which nearly all points lie; None without points."""
+    depths = [
+        (seen - centre) @ rotation[:, 2] for seen, centre, rotation in zip(points, centres, rotations, strict=True)
+    ]
+    ahead = np.concatenate([depth[depth > 0] for depth in depths]) if depths else np.zeros(0)
+    if not len(ahead):
+        return None
+    near, far = np.percentile(ahead, (_NEAREST, _FARTHEST))
+    return float(f"{near:.4g}"), float(f"{far:.4g}")
+
+
+def _observed(scene: Scene, frames: Sequence[Frame], anchor: Anchor) -> list[Floats]:
+    points = scene.points
+    if points is None:
+        return [np.zeros((0, 3), np.float32) for _ in frames]
+    positions = anchor.points(points.points_world)
+    order = np.argsort(points.seen_frame, kind="stable")
+    borders = np.searchsorted(points.seen_frame[order], np.arange(len(scene.frames) + 1))
+    rows = {frame.name: row for row, frame in enumerate(scene.frames)}
+    spans = [(borders[rows[frame.name]], borders[rows[frame.name] + 1]) for frame in frames]
+    return [positions[points.seen_point[order[begin:end]]] for begin, end in spans]
+
+
+def _depth_points(scene: Scene, frame: Frame, grid: Camera) -> Array:
+    """(M, 3) world, what the depth of a frame says at the pixels of a small camera."""
+    sensor = scene.depth_sensor
+    if sensor is None or frame.depth is None or frame.world_from_cam is None:
+        return np.zeros((0, 3))
+    depth_m = register_depth(read_depth(scene.root / frame.depth, sensor), sensor, grid)
+    rows, columns = np.nonzero(np.isfinite(depth_m))
+    rays = grid.rays(np.stack([columns, rows], axis=-1) + 0.5)
+    return frame.world_from_cam.apply(rays * depth_m[rows, columns, None])
