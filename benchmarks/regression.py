@@ -75,9 +75,7 @@ def systems() -> dict[str, Row]:
         "posenet-2015": Row(replace(PRESETS["posenet-2015"], **SCRATCH), "PoseNet 2015, as released", dense),
         "posenet-2015-transfer": Row(beta, "PoseNet 2015's loss, beta 5", dense),
         "posenet-2017-learned": Row(MODERN, "PoseNet 2017, learned weighting"),
-        "posenet-2017-reprojection": Row(
-            replace(MODERN, loss="reprojection"), "PoseNet 2017, then reprojection"
-        ),
+        "posenet-2017-reprojection": Row(replace(MODERN, loss="reprojection"), "PoseNet 2017, then reprojection"),
         "bn-inception": Row(replace(PRESETS["bn-inception"], **SCRATCH), "BN-Inception PoseNet 2019"),
         "lstm": Row(replace(MODERN, head="lstm"), "Spatial LSTM (Walch)"),
         "virtual-points": Row(replace(MODERN, loss="virtual-points"), "coupled: virtual points"),
@@ -120,8 +118,9 @@ def measure(name: str, row: Row, labels: str) -> None:
             parameters = sum(value.numel() for value in asked.network.parameters())
             kept = {"minutes": minutes, "map_mb": size, "parameters": parameters, "told": row.told}
             kept |= {"backbone": row.settings.backbone, "weights": row.settings.weights}
+            found = answers(asked, scene, depth=row.settings.depth)
             suffix = "" if inference == "centre" else f"-{inference}"
-            record(name + suffix, labels, scene, answers(asked, scene, depth=row.settings.depth), kept | {"inference": inference})
+            record(name + suffix, labels, scene, found, kept | {"inference": inference})
 
 
 def record(name: str, labels: str, scene: Scene, estimates: Sequence[Estimate], kept: dict[str, Any]) -> None:
@@ -138,9 +137,10 @@ def record(name: str, labels: str, scene: Scene, estimates: Sequence[Estimate], 
     }
     weights = kept.get("weights")
     kept = {**kept, "weights": Path(weights).name if weights else None}
-    text = json.dumps({"row": name, "labels": labels, **figures, **kept, "threads": THREADS, "stamp": stamp()}, indent=1)
-    write_text(MEASURED / labels / f"{name}.json", text + "\n")
-    print(f"{labels} {name}: {figures['cm']:.1f} cm {figures['deg']:.2f} deg, {kept.get('minutes') or 0:.1f} min", flush=True)
+    told = {"row": name, "labels": labels, **figures, **kept, "threads": THREADS, "stamp": stamp()}
+    write_text(MEASURED / labels / f"{name}.json", json.dumps(told, indent=1) + "\n")
+    minutes = kept.get("minutes") or 0.0
+    print(f"{labels} {name}: {figures['cm']:.1f} cm {figures['deg']:.2f} deg, {minutes:.1f} min", flush=True)
 
 
 def measure_floors(labels: str) -> None:
@@ -215,9 +215,9 @@ def main() -> None:
     for labels in () if asked.page else ("sfm", "kinectfusion"):
         if asked.labels not in (None, labels):
             continue
-        if not asked.rows or "floors" in asked.rows:
-            if asked.again or "oracle" not in measured(labels):
-                measure_floors(labels)
+        wanted = not asked.rows or "floors" in asked.rows
+        if wanted and (asked.again or "oracle" not in measured(labels)):
+            measure_floors(labels)
         for name, row in everything.items():
             wanted = not asked.rows or name in asked.rows
             if wanted and labels in row.labels and (asked.again or name not in measured(labels)):

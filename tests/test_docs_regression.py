@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def table(page: str, *header: str) -> Iterator[list[str]]:
             inside = False
         elif inside and not line.startswith("|---"):
             yield cells
-        elif len(cells) >= len(header) and all(map(re.fullmatch, header, cells)):  # type: ignore[arg-type]
+        elif len(cells) >= len(header) and all(map(re.fullmatch, header, cells)):
             inside = True
 
 
@@ -71,7 +72,7 @@ def texts_of_the_program() -> Iterator[str]:
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 
@@ -113,7 +114,15 @@ def test_figures_are_published_and_checked() -> None:
 
 def test_one_map_can_be_asked_in_every_way(room_scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny = {"weights": "none", "hidden": 16, "short_side": 48, "crop": 32, "epochs": 0.1, "frames": 4, "validation": 0}
+    tiny: dict[str, Any] = {
+        "weights": "none",
+        "hidden": 16,
+        "short_side": 48,
+        "crop": 32,
+        "epochs": 0.1,
+        "frames": 4,
+        "validation": 0,
+    }
     small = Regression(head="posenet", rotation="quaternion", loss="learned", new_views=0, **tiny)
     small.build(room_scene, log=Silent()).save(tmp_path / "pose.map")
     names = run_blocks("docs/regression/posenet-2015.md")

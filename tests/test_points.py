@@ -69,6 +69,13 @@ def test_another_program_reads_the_same_ply(points: PointCloud, tmp_path: Path) 
     }
 
 
+def test_each_frame_tells_which_points_it_sees(points: PointCloud) -> None:
+    seen = points.seen_by(5)
+    assert len(seen) == 5 and len(seen[4]) == 0
+    for frame, found in enumerate(seen[:4]):
+        assert_array_equal(np.sort(found), [point for point in range(6) if point % 4 != frame])
+
+
 def test_observations_follow_the_frames_that_stay(points: PointCloud) -> None:
     kept = points.keep_frames(np.array([False, True, False, True]))
     before = {

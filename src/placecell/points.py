@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ class PointCloud:
             raise ValueError(f"points do not fit together: {shapes}")
         if seen and not (self.seen_point.min() >= 0 and self.seen_point.max() < count and self.seen_frame.min() >= 0):
             raise ValueError(f"observations name points outside 0..{count - 1}, or frames below 0")
+
+    def seen_by(self, frames: int) -> list[NDArray[np.int32]]:
+        """For each of so many frames, which points it sees."""
+        order = np.argsort(self.seen_frame, kind="stable")
+        borders = np.searchsorted(self.seen_frame[order], np.arange(frames + 1))
+        return [self.seen_point[order[begin:end]] for begin, end in pairwise(borders)]
 
     @classmethod
     def bare(cls, points_world: NDArray[np.float64], rgb: NDArray[np.uint8]) -> PointCloud:

@@ -188,13 +188,9 @@ def _points_by_frame(scene: Scene, frames: Sequence[Frame]) -> dict[str, Array]:
     points = scene.points
     if points is None:
         return {}
-    wanted = {frame.name for frame in frames}
-    order = np.argsort(points.seen_frame, kind="stable")
-    borders = np.searchsorted(points.seen_frame[order], np.arange(len(scene.frames) + 1))
+    wanted, seen = {frame.name for frame in frames}, points.seen_by(len(scene.frames))
     return {
-        frame.name: points.points_world[points.seen_point[order[borders[index] : borders[index + 1]]]]
-        for index, frame in enumerate(scene.frames)
-        if frame.name in wanted
+        frame.name: points.points_world[seen[index]] for index, frame in enumerate(scene.frames) if frame.name in wanted
     }
 
 

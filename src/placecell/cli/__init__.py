@@ -31,7 +31,7 @@ HELP = """placecell: know where a camera was, from one picture
 `placecell VERB --help` tells more.
 """
 
-_RESUMED = ("scene", "localize", "fetch")
+_RESUMED = ("scene", "build", "localize", "fetch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

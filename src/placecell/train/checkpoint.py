@@ -87,9 +87,16 @@ def read(work: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    found, wanted = _flat(found), _flat(wanted)
     names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     texts = [f"{name} was {json.dumps(found.get(name))}, is {json.dumps(wanted.get(name))}" for name in names[:3]]
     return "; ".join(texts) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a mapping in a mapping by their own names, so that one setting that differs is one difference."""
+    inner = {key: item for value in values.values() if isinstance(value, Mapping) for key, item in value.items()}
+    return {key: value for key, value in values.items() if not isinstance(value, Mapping)} | inner
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -79,7 +79,7 @@ class Alignment(nn.Module):
         )
         self.numbers = nn.Conv2d(hidden, 5, 1)
         nn.init.normal_(self.numbers.weight, std=0.1 / math.sqrt(3 * hidden))
-        nn.init.constant_(self.numbers.bias, 0.0)
+        self.numbers.bias = nn.Parameter(torch.zeros(5))
         self.rays: Tensor
         self.depth: Tensor
         self.middle: Tensor

@@ -181,6 +181,7 @@ def _words(hint: Any) -> tuple[Any, ...]:
 
 _POSENET = Regression(
     backbone="googlenet",
+    weights="none",
     head="posenet",
     hidden=2048,
     dropout=0.5,
@@ -203,12 +204,15 @@ _POSENET = Regression(
 """PoseNet 2015 (Kendall, Grimes, Cipolla): random 224 px windows of pictures of 256, three heads.
 
 The loss is the paper's, of norms; the released Caffe files square them (norm `squared`). AdaGrad, its rate and the
-doubled bias rate are those files'. Their weight decay of 0.5 belongs to pictures of 0 to 255 and is left out here.
+doubled bias rate are those files'. Their weight decay of 0.5 belongs to pictures of 0 to 255 and is left out here. No
+ImageNet weights of GoogLeNet are published in a format read here, so it begins from scratch; `--weights FILE` takes a
+converted file.
 """
 
 _MODERN_POSENET = replace(
     _POSENET,
     backbone="mobilenet_v2",
+    weights="imagenet",
     auxiliary=False,
     norm="l1",
     optimizer="adamw",
@@ -232,6 +236,7 @@ PRESETS: dict[str, Regression] = {
         auxiliary=False,
         dropout=0.0,
         batch=75,
+        learning_rate=1e-4,
         bias_multiplier=1.0,
         schedule="exponential",
     ),
@@ -254,7 +259,7 @@ PRESETS: dict[str, Regression] = {
     "hourglass": replace(
         _MODERN_POSENET, backbone="resnet34", head="hourglass", loss="beta", norm="l2", beta=1.0, rotation="quaternion"
     ),
-    # Li et al. 2017: colour and depth through two encoders.
+    # Li et al. 2018: colour and depth through two encoders.
     "rgbd": replace(_POSENET, auxiliary=False, depth=True),
 }
 Regression.presets = PRESETS

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from placecell.backbones import fused
 from placecell.camera import Camera
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
@@ -201,11 +202,11 @@ def size_seen(camera: Camera, config: Regression) -> tuple[int, int]:
 
 
 def answering(network: PoseNetwork, family: Regression, camera: Camera) -> PoseNetwork:
-    """A copy of a trained network as it answers: without auxiliary heads, in eval mode, on the processor."""
+    """A copy of a trained network as it answers: without auxiliary heads, fused, in eval mode, on the processor."""
     bare = _bare(family, network.scale, camera)
     given = network.state_dict()
     bare.load_state_dict({key: given[key] for key in bare.state_dict()})
-    return bare
+    return _fused(bare)
 
 
 def _bare(family: Regression, scale: float, camera: Camera) -> PoseNetwork:
@@ -213,10 +214,18 @@ def _bare(family: Regression, scale: float, camera: Camera) -> PoseNetwork:
         return PoseNetwork(replace(family, auxiliary=False), scale, size=size_seen(camera, family)).eval()
 
 
+def _fused(network: PoseNetwork) -> PoseNetwork:
+    """The network with the batch norms of its encoders folded in and their branches merged: the same, but faster."""
+    network.backbone = fused(network.backbone)
+    if network.depth_backbone is not None:
+        network.depth_backbone = fused(network.depth_backbone)
+    return network
+
+
 def _filled(
     family: Regression, anchor: Anchor, camera: Camera, tensors: Mapping[str, NDArray[Any]], path: Path
 ) -> PoseNetwork:
-    network = _bare(family, anchor.scale, camera)
+    network = _fused(_bare(family, anchor.scale, camera))
     expected = network.state_dict()
     given = {key: torch.from_numpy(tensors[key]) for key in expected}
     strange = [key for key in expected if given[key].shape != expected[key].shape] + sorted(set(tensors) - set(given))

@@ -79,11 +79,9 @@ def _observed(scene: Scene, frames: Sequence[Frame], anchor: Anchor) -> list[Flo
     if points is None:
         return [np.zeros((0, 3), np.float32) for _ in frames]
     positions = anchor.points(points.points_world)
-    order = np.argsort(points.seen_frame, kind="stable")
-    borders = np.searchsorted(points.seen_frame[order], np.arange(len(scene.frames) + 1))
+    seen = points.seen_by(len(scene.frames))
     rows = {frame.name: row for row, frame in enumerate(scene.frames)}
-    spans = [(borders[rows[frame.name]], borders[rows[frame.name] + 1]) for frame in frames]
-    return [positions[points.seen_point[order[begin:end]]] for begin, end in spans]
+    return [positions[seen[rows[frame.name]]] for frame in frames]
 
 
 def _depth_points(scene: Scene, frame: Frame, grid: Camera) -> Array:
