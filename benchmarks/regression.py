@@ -2,6 +2,7 @@
 
     python benchmarks/regression.py                    what is not measured yet, then the page
     python benchmarks/regression.py --again default    a row anew
+    python benchmarks/regression.py speed              pictures a second in training, on idle cores
     python benchmarks/regression.py --page             the page alone, from what is measured
 
 A row takes minutes to half an hour on two cores, so each keeps its figures in benchmarks/measured/regression/ with the
@@ -18,14 +19,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
+import numpy as np
 import torch
 from core import answers, judged, kitchen
 from page import DATA, ROOT, markdown, put, stamp
@@ -36,12 +40,16 @@ from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.estimate import Estimate
 from placecell.families.regression.config import PRESETS, Regression
+from placecell.families.regression.network import PoseNetwork
 from placecell.families.retrieval import Retrieval
 from placecell.localizer import Localizer, map_bytes
 from placecell.scene import Scene
 
+T = TypeVar("T")
+WARM, STEPS = 10, 70
 MEASURED = ROOT / "benchmarks" / "measured" / "regression"
 WEIGHTS = Path(os.environ.get("PLACECELL_WEIGHTS", DATA.parent / "weights")) / "mobilenet_v2_imagenet.safetensors"
+PLACECELL = Path(sys.executable).with_name("placecell")
 THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
 SHOWN = ("5cm/5deg", "25cm/10deg")
 HEADER = ("system", "encoder", "cm", "deg", *SHOWN, "parameters", "map MB", "training min", "ms/frame")
@@ -50,7 +58,8 @@ HEADER = ("system", "encoder", "cm", "deg", *SHOWN, "parameters", "map MB", "tra
 PAPER: dict[str, Any] = {"short_side": 128, "crop": 112, "epochs": 20, "batch": 32, "validation": 0.0}
 TRANSFER: dict[str, Any] = {**PAPER, "backbone": "mobilenet_v2", "weights": str(WEIGHTS)}
 SCRATCH: dict[str, Any] = {**PAPER, "weights": "none"}
-DEFAULT: dict[str, Any] = {"weights": str(WEIGHTS), "validation": 0.0}
+# Two processes of one thread each train these small layers half as fast again as one process of two threads.
+DEFAULT: dict[str, Any] = {"weights": str(WEIGHTS), "validation": 0.0, "devices": 2}
 MODERN = replace(
     PRESETS["posenet-2017"], **{**TRANSFER, "optimizer": "adamw", "learning_rate": 1e-3, "schedule": "onecycle"}
 )
@@ -101,23 +110,37 @@ def studies() -> dict[str, Row]:
     return rows
 
 
+def flags(settings: Regression, *, weights: bool = True) -> list[str]:
+    """What `placecell build` is told to train with these settings: those that differ from the default's."""
+    words: list[str] = []
+    for item in fields(Regression):
+        value = getattr(settings, item.name)
+        if value == getattr(Regression(), item.name) or (item.name == "weights" and not weights):
+            continue
+        words.append("--" + item.name.replace("_", "-"))
+        if not isinstance(value, bool):
+            words += [f"{part:g}" if isinstance(part, float) else str(part) for part in np.atleast_1d(value).tolist()]
+    return words
+
+
 def measure(name: str, row: Row, labels: str) -> None:
     """Train, save, load, ask, judge; one record an inference."""
     torch.set_num_threads(THREADS)
     cv2.setNumThreads(THREADS)
     scene = kitchen(labels)
     with TemporaryDirectory() as folder:
+        place, made = Path(folder) / "scene", Path(folder) / "pose.map"
+        scene.save(place)
         start = time.perf_counter()
-        built = row.settings.build(scene, device="cpu", seed=0, log=Terminal(), work=Path(folder) / "work")
-        minutes = (time.perf_counter() - start) / 60
-        built.save(Path(folder) / "map")
-        size = map_bytes(Path(folder) / "map") / 1e6
+        subprocess.run([PLACECELL, "build", place, made, "regression", *flags(row.settings)], check=True)
+        minutes, size = (time.perf_counter() - start) / 60, map_bytes(made) / 1e6
         for inference in row.inferences:
-            asked: Any = load_map(Path(folder) / "map")
+            asked: Any = load_map(made)
             asked = replace(asked, family=replace(asked.family, inference=inference))
             parameters = sum(value.numel() for value in asked.network.parameters())
             kept = {"minutes": minutes, "map_mb": size, "parameters": parameters, "told": row.told}
-            kept |= {"backbone": row.settings.backbone, "weights": row.settings.weights}
+            kept |= {"backbone": row.settings.backbone, "flags": flags(row.settings, weights=False)}
+            kept |= {"weights": Path(row.settings.weights).name}
             found = answers(asked, scene, depth=row.settings.depth)
             suffix = "" if inference == "centre" else f"-{inference}"
             record(name + suffix, labels, scene, found, kept | {"inference": inference})
@@ -135,8 +158,6 @@ def record(name: str, labels: str, scene: Scene, estimates: Sequence[Estimate], 
         "ms": None if found.seconds_median is None else 1e3 * found.seconds_median,
         "ms_p95": None if found.seconds_p95 is None else 1e3 * found.seconds_p95,
     }
-    weights = kept.get("weights")
-    kept = {**kept, "weights": Path(weights).name if weights else None}
     told = {"row": name, "labels": labels, **figures, **kept, "threads": THREADS, "stamp": stamp()}
     write_text(MEASURED / labels / f"{name}.json", json.dumps(told, indent=1) + "\n")
     minutes = kept.get("minutes") or 0.0
@@ -157,6 +178,49 @@ def measure_floors(labels: str) -> None:
         size = map_bytes(Path(folder) / "map") / 1e6
     kept = {"told": "nearest by convnet features", "backbone": "mobilenet_v2", "weights": WEIGHTS.name}
     record("nearest-convnet", labels, scene, answers(nearest, scene), {**kept, "minutes": minutes, "map_mb": size})
+
+
+class Clock(Terminal):
+    """Tells how long the steps of a training took, the first ones left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """The items; those of the training timed."""
+        for index, item in enumerate(items):
+            if what == "training" and index == WARM:
+                begun = time.perf_counter()
+            yield item
+            if what == "training":
+                self.seconds = time.perf_counter() - begun if index >= WARM else 0.0
+
+
+def speed() -> None:
+    """Pictures a second of the default's training loop, beside a bare loop over its network and one fixed batch."""
+    torch.set_num_threads(THREADS)
+    scene, clock = kitchen("sfm"), Clock()
+    settings = Regression(**{**DEFAULT, "devices": 1, "epochs": STEPS * 32 / 700, "new_views": 0.5})
+    with TemporaryDirectory() as folder:
+        settings.build(scene, device="cpu", seed=0, log=clock, work=Path(folder))
+    network = PoseNetwork(settings, 1.0, size=(192, 144)).to(memory_format=torch.channels_last)
+    network.drop_unused()
+    optimizer = torch.optim.AdamW(network.parameters())
+    images = torch.randn(settings.batch, 3, 144, 192).to(memory_format=torch.channels_last)
+    for step in range(STEPS):
+        if step == WARM:
+            begun = time.perf_counter()
+        (answer,) = network(images)
+        (answer.centre_B3.square().mean() + answer.rotation_B33.square().mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pictures = (STEPS - WARM) * settings.batch
+    rows = [("training loop", pictures / clock.seconds), ("bare loop", pictures / (time.perf_counter() - begun))]
+    share = 100 * rows[0][1] / rows[1][1]
+    told = f"The default at 192x144 in fp32, {THREADS} threads, {STEPS - WARM} steps after {WARM}:"
+    lines = [told, "", *markdown(("loop", "pictures/s"), [(name, f"{value:.1f}") for name, value in rows])]
+    put("regression-speed", [*lines, "", f"The loop reaches {share:.0f} % of the bare one."])
 
 
 def measured(labels: str) -> dict[str, dict[str, Any]]:
@@ -212,6 +276,8 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="measure nothing")
     asked = parser.parse_args()
     everything = {**systems(), **studies()}
+    if "speed" in asked.rows:
+        speed()
     for labels in () if asked.page else ("sfm", "kinectfusion"):
         if asked.labels not in (None, labels):
             continue

@@ -22,7 +22,7 @@ from test_docs import ROOT, SYSTEMS, run_blocks, text_of
 INDEX = "docs/regression/README.md"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OF_VERBS = {"--device", "--seed", "--overwrite", "--preset", "--help", "--holdout", "--check", "--split", "--limit"}
-OF_VERBS |= {"--map", "--top", "--descriptor", "--no-python", "--nproc-per-node"}
+OF_VERBS |= {"--map", "--metric-from", "--top", "--descriptor", "--no-python", "--nproc-per-node"}
 """Flags that are not settings of regression: of every family, of retrieval, of other verbs, of torchrun."""
 
 pages = pytest.mark.parametrize("page", [page for page in SYSTEMS if page != INDEX])

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from placecell import views
+from placecell.align import Similarity, align_scene
+from placecell.camera import Camera
 from placecell.errors import SceneError
 from placecell.log import Silent
+from placecell.points import PointCloud
 from placecell.pose import Pose
 from placecell.rendering import Rendered, render
 from placecell.resample import canonical_camera
@@ -29,6 +33,19 @@ def surfaces_of(scene: Scene) -> Surfaces:
     frames = scene.split("train").posed
     camera = canonical_camera([scene.camera_of(frame) for frame in frames], 120)
     return Surfaces.of(scene, frames, camera, Silent())
+
+
+def without_depth(scene: Scene) -> Scene:
+    return replace(scene, frames=tuple(replace(frame, depth=None) for frame in scene.frames))
+
+
+def _seen_by(scene: Scene, frames: list[int]) -> PointCloud:
+    """The points of a scene with the observations of some of its frames only."""
+    points = scene.points
+    assert points is not None
+    kept = np.isin(points.seen_frame, frames)
+    parts = (points.seen_point[kept], points.seen_frame[kept], points.seen_px[kept])
+    return PointCloud(points.points_world, points.rgb, *parts)
 
 
 def truth(surfaces: Surfaces, pose: Pose) -> Rendered:
@@ -90,11 +107,48 @@ class TestView:
 
 class TestSurfaces:
     def test_points_do_where_there_is_no_depth(self, room_scene: Scene) -> None:
-        without = replace(room_scene, frames=tuple(replace(f, depth=None) for f in room_scene.frames))
+        without = without_depth(room_scene)
         assert has_depth(without, without.frames)
         surfaces = surfaces_of(without)
         colour, depth, known = wrong(surfaces, surfaces.world_from_cam[10] @ MOVE)
         assert (depth < 0.05, colour < 0.3, known > 0.5) == (True, True, True)
+
+    @pytest.mark.parametrize("scale", [2.0**-12, 2.0**13])
+    def test_the_unit_of_the_scene_does_not_matter(self, room_scene: Scene, scale: float) -> None:
+        few = without_depth(room_scene.split("train").keep([index < 8 for index in range(30)]))
+        similarity = Similarity(scale, np.eye(3), np.zeros(3))
+        one, other = surfaces_of(few), surfaces_of(align_scene(few, similarity, metric=False, note="scaled"))
+        pose = one.world_from_cam[3] @ MOVE
+        mine, theirs = one.view(pose), other.view(Pose(pose.rotation, scale * pose.translation))
+        assert mine.known.mean() > 0.5 and np.mean(mine.known == theirs.known) > 0.999
+        both = mine.known & theirs.known
+        np.testing.assert_allclose(theirs.depth[both] / scale, mine.depth[both], rtol=4e-3)
+        assert np.mean(mine.image[both] == theirs.image[both]) > 0.99
+
+    def test_pictures_of_which_nothing_is_known_are_no_sources(self, room_scene: Scene) -> None:
+        few = without_depth(room_scene.split("train").keep([index < 4 for index in range(30)]))
+        surfaces = surfaces_of(replace(few, points=_seen_by(few, [0, 1])))
+        assert surfaces.measured.any(axis=(1, 2)).tolist() == [True, True, False, False]
+        view, sure = surfaces.view(surfaces.world_from_cam[3]), surfaces_of(few).view(surfaces.world_from_cam[3])
+        assert view.known.mean() < sure.known.mean()
+        nothing = replace(surfaces, measured=np.zeros_like(surfaces.measured)).view(surfaces.world_from_cam[3])
+        assert not nothing.known.any()
+
+    def test_points_that_only_other_frames_see_are_none(self, room_scene: Scene) -> None:
+        bare = without_depth(room_scene)
+        first = replace(bare, points=_seen_by(bare, [0]))
+        assert has_depth(first, first.frames[:1]) and not has_depth(first, first.frames[1:])
+        assert has_depth(bare, bare.frames[1:])
+
+    def test_metres_say_nothing_in_a_scene_of_another_unit(self, room_scene: Scene) -> None:
+        unknown = replace(room_scene, points=None, metric=False)
+        assert has_depth(replace(unknown, metric=True), unknown.frames) and not has_depth(unknown, unknown.frames)
+
+    def test_points_in_one_line_make_no_surface(self) -> None:
+        camera, depth = Camera.from_focal(64, 48, 60.0), np.linspace(1.0, 2.0, 12)
+        line = np.column_stack([np.zeros(12), np.linspace(-0.2, 0.2, 12) * depth, depth])
+        for points_cam in (line, np.tile(line[5], (12, 1))):
+            assert np.isnan(views._depth_from_points(points_cam, camera)).all()
 
     def test_without_either_it_says_what_to_do(self, room_scene: Scene, tmp_path: Path) -> None:
         bare = replace(room_scene, frames=tuple(replace(f, depth=None) for f in room_scene.frames), points=None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator
+from scipy.spatial import QhullError
 
 from placecell.camera import Camera
 from placecell.errors import SceneError
@@ -21,8 +23,10 @@ from placecell.scene import Frame, Scene
 
 _SAME_SURFACE = 0.03
 """Relative difference of depth up to which two views are of one surface."""
-_GUESSED = np.float32(1e5)
-"""Added to guessed depth while points compete for a pixel: what was measured always wins."""
+_NEAREST, _FARTHEST = 5e-4, 5e3
+"""Depth outside these shares of the scene's typical depth is none."""
+_GUESSED = 5e4
+"""Added, times the typical depth, to guessed depth while points compete for a pixel: what was measured always wins."""
 _APART = 0.05
 """Sources nearer to each other than this share of the scene's depth see the same, and the second adds nothing."""
 
@@ -73,7 +77,7 @@ class Surfaces:
         source sees are filled smoothly from around them, and not `known`.
         """
         chosen = self._nearest(world_from_view, sources)
-        depth = self._splat(world_from_view, chosen)
+        depth, guessed = self._splat(world_from_view, chosen)
         image = np.zeros_like(self.images[0])
         known = np.zeros(depth.shape, bool)
         rays = _rays(self.camera)
@@ -86,29 +90,39 @@ class Surfaces:
         return View(
             _filled(image.astype(np.float32), known).astype(np.uint8),
             known,
-            np.where(known, depth, np.nan).astype(np.float32),
+            np.where(known & ~guessed, depth, np.nan).astype(np.float32),
         )
+
+    @cached_property
+    def _sources(self) -> NDArray[np.intp]:
+        """Pictures of which some depth is measured; that of the others is made up from nothing."""
+        return np.flatnonzero(self.measured.any(axis=(1, 2)))
+
+    @cached_property
+    def _typical(self) -> float:
+        """The depth that lengths are compared with."""
+        some = self._sources[:: max(1, len(self._sources) // 16)]
+        return float(np.median(self.depth[some].astype(np.float32))) if len(some) else 1.0
 
     def _nearest(self, pose: Pose, count: int) -> list[int]:
         """Pictures that see most of the same, each from somewhere else than those before it."""
         centres = np.array([other.translation for other in self.world_from_cam])
         ahead = np.array([other.rotation[:, 2] for other in self.world_from_cam])
-        typical = float(np.median(self.depth[:: max(1, len(self.depth) // 16)].astype(np.float32)))
-        distance = np.linalg.norm(centres - pose.translation, axis=1) / typical
-        turn = np.arccos(np.clip(ahead @ pose.rotation[:, 2], -1, 1))
+        distance = np.linalg.norm(centres - pose.translation, axis=1) / self._typical
+        away = (distance + _angles(ahead, pose.rotation[:, 2]))[self._sources]
         chosen: list[int] = []
-        for index in np.argsort(distance + turn, kind="stable"):
-            moved = np.linalg.norm(centres[chosen] - centres[index], axis=1) / typical
-            turned = np.arccos(np.clip(ahead[chosen] @ ahead[index], -1, 1))
-            if not chosen or float((moved + turned).min()) > _APART:
+        for index in self._sources[np.argsort(away, kind="stable")]:
+            moved = np.linalg.norm(centres[chosen] - centres[index], axis=1) / self._typical
+            if not chosen or float((moved + _angles(ahead[chosen], ahead[index])).min()) > _APART:
                 chosen.append(int(index))
             if len(chosen) == count:
                 break
         return chosen
 
-    def _splat(self, world_from_view: Pose, chosen: Sequence[int]) -> NDArray[np.float32]:
-        """(h, w) depth of the new view from the points of the chosen pictures; NaN where none falls."""
+    def _splat(self, world_from_view: Pose, chosen: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(h, w) depth of the new view from the points of the chosen pictures, NaN where none falls; where guessed."""
         camera, rays = self.camera, _rays(self.camera).astype(np.float32)
+        least, guessed = (np.float32(share * self._typical) for share in (_NEAREST, _GUESSED))
         nearest = np.full(camera.width * camera.height, np.inf, np.float32)
         for index in chosen:
             view_from_cam = world_from_view.inv @ self.world_from_cam[index]
@@ -116,24 +130,27 @@ class Surfaces:
                 rays * self.depth[index].astype(np.float32)[..., None] @ view_from_cam.rotation.T.astype(np.float32)
             )
             points += view_from_cam.translation.astype(np.float32)
-            ahead = points[..., 2] > 1e-3
-            points, behind = points[ahead], np.where(self.measured[index][ahead], np.float32(0), _GUESSED)
+            ahead = points[..., 2] > least
+            points, behind = points[ahead], np.where(self.measured[index][ahead], np.float32(0), guessed)
             column = np.floor(points[:, 0] / points[:, 2] * camera.fx + camera.cx).astype(np.int32)
             row = np.floor(points[:, 1] / points[:, 2] * camera.fy + camera.cy).astype(np.int32)
             inside = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
             np.minimum.at(nearest, row[inside] * camera.width + column[inside], (points[:, 2] + behind)[inside])
-        nearest -= np.where(nearest >= _GUESSED, _GUESSED, np.float32(0))  # infinite stays infinite
-        return _closed(nearest.reshape(camera.height, camera.width))
+        size, made_up = (camera.height, camera.width), nearest >= guessed
+        nearest -= np.where(made_up, guessed, np.float32(0))  # infinite stays infinite
+        depth = _closed(nearest.reshape(size), np.float32(_FARTHEST * self._typical))
+        return depth, made_up.reshape(size) & np.isfinite(nearest.reshape(size))
 
     def _fetch(self, index: int, points_world: Array) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Colours (h, w, 3) of surface points in one picture, and where it sees that surface."""
         camera, points = self.camera, self.world_from_cam[index].inv.apply(points_world).astype(np.float32)
-        ahead = np.maximum(points[..., 2], np.float32(1e-3))
+        least = np.float32(_NEAREST * self._typical)
+        ahead = np.maximum(points[..., 2], least)
         u_px = points[..., 0] / ahead * np.float32(camera.fx) + np.float32(camera.cx - 0.5)
         v_px = points[..., 1] / ahead * np.float32(camera.fy) + np.float32(camera.cy - 0.5)
         depth = self.depth[index].astype(np.float32)
         there = cv2.remap(depth, u_px, v_px, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan)
-        agrees = (points[..., 2] > 1e-3) & (np.abs(there - points[..., 2]) < _SAME_SURFACE * points[..., 2])
+        agrees = (points[..., 2] > least) & (np.abs(there - points[..., 2]) < _SAME_SURFACE * points[..., 2])
         return np.asarray(
             cv2.remap(self.images[index], u_px, v_px, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         ), agrees
@@ -148,17 +165,25 @@ class View:
     known: NDArray[np.bool_]
     """(h, w) where its colours come from a picture."""
     depth: NDArray[np.float32]
-    """(h, w) along z in the unit of the scene, NaN where not known."""
+    """(h, w) along z in the unit of the scene, NaN where not known, or guessed from around."""
 
 
 def has_depth(scene: Scene, frames: Sequence[Frame]) -> bool:
-    """Whether `Surfaces.of` has something to work with: depth pictures of the frames, or points of the scene."""
-    pictures = scene.depth_sensor is not None and any(frame.depth is not None for frame in frames)
-    return pictures or (scene.points is not None and len(scene.points.seen_point) > 0)
+    """Whether `Surfaces.of` has something to work with: depth pictures of the frames, or points that they see.
+
+    Depth pictures are metres, so in a scene that is not metric they say nothing of its surfaces.
+    """
+    pictures = scene.metric and scene.depth_sensor is not None and any(frame.depth is not None for frame in frames)
+    return pictures or has_points(scene, frames)
+
+
+def has_points(scene: Scene, frames: Sequence[Frame]) -> bool:
+    """Whether some of the frames are known to see points of the scene."""
+    return any(len(seen) > 0 for seen in _points_by_frame(scene, frames).values())
 
 
 def _depth(scene: Scene, frame: Frame, camera: Camera, points_world: Array | None) -> NDArray[np.float32]:
-    if frame.depth is not None and scene.depth_sensor is not None:
+    if frame.depth is not None and scene.depth_sensor is not None and scene.metric:
         sensor = scene.depth_sensor
         return register_depth(read_depth(scene.root / frame.depth, sensor), sensor, camera)
     if points_world is None or frame.world_from_cam is None:
@@ -175,7 +200,7 @@ def _depth_from_points(points_cam: Array, camera: Camera) -> NDArray[np.float32]
         return empty
     try:
         surface = LinearNDInterpolator(pixels[inside], 1.0 / points_cam[inside, 2])
-    except ValueError:  # all in one line
+    except (QhullError, ValueError):  # all in one line
         return empty
     columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
     with np.errstate(divide="ignore"):
@@ -199,10 +224,19 @@ def _rays(camera: Camera) -> Array:
     return camera.rays(np.stack([columns, rows], axis=-1))
 
 
-def _closed(nearest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Depth (h, w), inf where nothing fell, with cracks closed: a pixel takes the median of what fell around it."""
+def _angles(directions_N3: Array, direction_3: Array) -> Array:
+    """(N,) angles between unit vectors and another, in radians."""
+    sine = np.linalg.norm(np.cross(directions_N3, direction_3), axis=-1)
+    angles: Array = np.arctan2(sine, directions_N3 @ direction_3)
+    return angles
+
+
+def _closed(nearest: NDArray[np.float32], far: np.float32) -> NDArray[np.float32]:
+    """Depth (h, w), inf where nothing fell, with cracks closed: a pixel takes the median of what fell around it.
+
+    `far` is beyond all depth.
+    """
     # A far surface shines through the cracks of a near one: the median of the neighbours takes it out, too.
-    far = np.float32(1e4)
     depth = np.where(np.isfinite(nearest), nearest, far)
     closed = cv2.erode(cv2.dilate(-depth, np.ones((3, 3))), np.ones((3, 3))) * np.float32(-1)
     depth = cv2.medianBlur(np.where(depth >= far, closed, depth).astype(np.float32), 3)

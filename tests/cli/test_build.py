@@ -100,9 +100,11 @@ class TestFamilies:
 
 
 class TestSettingsThatCannotBe:
-    def test_a_negative_seed(self, closet: Scene, placecell: Command, tmp_path: Path) -> None:
-        said = placecell("build", closet.root, tmp_path / "map", "retrieval", "--seed", "-1")
-        assert (said.code, said.out, said.err) == (1, "", "placecell build: --seed -1: seeds count from 0\n")
+    @pytest.mark.parametrize("seed", ["-1", "2147483648"])
+    def test_a_seed_out_of_range(self, seed: str, closet: Scene, placecell: Command, tmp_path: Path) -> None:
+        said = placecell("build", closet.root, tmp_path / "map", "retrieval", "--seed", seed)
+        told = f"placecell build: --seed {seed}: seeds count from 0 to 2147483647\n"
+        assert (said.code, said.out, said.err) == (1, "", told)
 
     @pytest.mark.parametrize("flag", ["--top", "--words", "--dimensions", "--features"])
     def test_nothing_of_something(self, flag: str, closet: Scene, placecell: Command, tmp_path: Path) -> None:
@@ -195,6 +197,30 @@ class TestWork:
         assert placecell(*words[:2], tmp_path / "whole", *words[3:]).code == 0
         for name in ("map.json", "training.csv", "weights.safetensors"):
             assert (tmp_path / "map" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+    def test_a_folder_of_that_name_that_is_somebody_elses_is_left_alone(
+        self, closet: Scene, placecell: Command, tmp_path: Path
+    ) -> None:
+        (tmp_path / "map.work").mkdir()
+        (tmp_path / "map.work" / "thesis.tex").touch()
+        assert placecell("build", closet.root, tmp_path / "map", "retrieval").code == 0
+        assert (tmp_path / "map.work" / "thesis.tex").exists()
+        said = placecell("build", closet.root, tmp_path / "map", "regression", *SMALL, "--overwrite")
+        assert said.code == 1 and "map.work is in the way" in said.err and said.err.count("\n") == 1
+        assert (tmp_path / "map.work" / "thesis.tex").exists()
+        (tmp_path / "other.work").touch()
+        said = placecell("build", closet.root, tmp_path / "other", "regression", *SMALL)
+        assert said.code == 1 and "other.work is in the way" in said.err and said.err.count("\n") == 1
+
+    def test_of_another_scene_is_refused_before_any_work(
+        self, closet: Scene, placecell: Command, tmp_path: Path
+    ) -> None:
+        from placecell.train.checkpoint import Checkpoint, write
+
+        write(tmp_path / "map.work", Checkpoint(200, {}, {}), {"scene": "cellar 0123456789abcdef"})
+        said = placecell("build", closet.root, tmp_path / "map", "regression", *SMALL)
+        assert said.code == 1 and 'map.work holds another training: scene was "cellar' in said.err
+        assert said.err.count("\n") == 1 and not (tmp_path / "map.work" / "pictures").exists()
 
     def test_a_failure_keeps_it(self, closet: Scene, placecell: Command, tmp_path: Path) -> None:
         flags = ("--learning-rate", "1e30", "--optimizer", "sgd", "--schedule", "constant", "--epochs", "20")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 
 from placecell.errors import FormatError, PlacecellError
-from placecell.train.checkpoint import Checkpoint, optimizer_state, read, restore_optimizer, write
+from placecell.train.checkpoint import Checkpoint, optimizer_state, read, require_own, restore_optimizer, write
 
 IDENTITY = {"scene": "kitchen", "settings": {"crop": (2, 3)}}
 
@@ -83,6 +83,31 @@ def test_of_another_training(tmp_path: Path) -> None:
         read(tmp_path, {**IDENTITY, "seed": 1})
     with pytest.raises(PlacecellError, match=r"d was null, is 1; and 2 more; delete"):
         read(tmp_path, {**IDENTITY, **dict.fromkeys("bcdef", 1)})
+
+
+class TestOwn:
+    def test_an_empty_a_new_and_a_training_of_ours_may_be(self, tmp_path: Path) -> None:
+        require_own(tmp_path / "new", IDENTITY)
+        require_own(tmp_path, IDENTITY)
+        write(tmp_path, at(3), {**IDENTITY, "frames": 12})
+        (tmp_path / "training.csv").touch()
+        (tmp_path / ".views.host.1.2.partial").mkdir()
+        (tmp_path / "views").mkdir()
+        require_own(tmp_path, IDENTITY, beside=("views",))
+
+    def test_another_training_is_told_by_what_is_known_so_far(self, tmp_path: Path) -> None:
+        write(tmp_path, at(3), {**IDENTITY, "frames": 12})
+        with pytest.raises(PlacecellError, match=r'holds another training: scene was "kitchen", is "office"; delete'):
+            require_own(tmp_path, {"scene": "office"})
+
+    def test_somebody_elses_folder_or_file_is_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").touch()
+        for path, told in ((tmp_path, ": it holds thesis.tex"), (tmp_path / "thesis.tex", "")):
+            with pytest.raises(PlacecellError) as caught:
+                require_own(path, IDENTITY)
+            assert str(caught.value) == (
+                f"{path} is in the way and no work folder of a training{told}; name another map"
+            )
 
 
 @pytest.mark.parametrize("damage", ["no tensors", "short tensors", "short note", "no step", "format 2", "list"])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import signal
 import socket
@@ -18,6 +20,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from placecell.errors import ImageError, PlacecellError
 from placecell.log import Silent
@@ -307,6 +311,29 @@ class TestFailure:
         assert train(Toy(at={3: raising(KeyboardInterrupt())}), work=tmp_path).steps == 3
         with pytest.raises(PlacecellError, match=r"loss is inf at step 5 .*; no earlier weights are kept;"):
             train(Toy(scale={4: float("inf")}))
+
+    def test_weights_that_the_last_step_broke_are_neither_kept_nor_returned(self, tmp_path: Path) -> None:
+        """The loss of a step is taken before it moves the weights."""
+
+        def breaking(network: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+            made = SGD(network.parameters(), lr=1.0)
+            return made, LambdaLR(made, lambda step: math.nan if step == steps - 1 else 0.1)
+
+        names = Toy().named(9)
+        for work, kept in ((tmp_path, f"the weights of step 9 are kept in {tmp_path}"), (None, "no earlier weights")):
+            with pytest.raises(PlacecellError) as caught:
+                train(Toy(), work=work, make=breaking, validate_every=0)
+            assert str(caught.value).startswith(f"a weight is nan at step 10 (frames {', '.join(names[:3])} and 5 more")
+            assert kept in str(caught.value)
+        assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 9
+
+    def test_answers_to_the_held_out_that_are_no_numbers(self) -> None:
+        class Blind(Toy):
+            def validate(self, network: nn.Module) -> dict[str, float]:
+                return {"cm": math.nan}
+
+        with pytest.raises(PlacecellError, match=r"^val_cm is nan at step 4 \(frames .*; no earlier weights are kept"):
+            train(Blind())
 
     def test_a_gradient_that_is_no_number(self) -> None:
         class Steep(Toy):

@@ -44,3 +44,17 @@ class Backbone(nn.Module):
             if stage in self.taps:
                 maps[stage] = features
         return maps
+
+    def cut(self, last: str) -> None:
+        """Drop the stages behind the tap `last`, and their parameters: for those who read no coarser map.
+
+        Networks that run no `stages`, as timm's, stay whole.
+        """
+        if last not in self.stages:
+            return
+        kept = self.stages.index(last) + 1
+        for stage in self.stages[kept:]:
+            parent, _, name = stage.rpartition(".")
+            setattr(self.get_submodule(parent), name, nn.Identity())
+        self.stages = self.stages[:kept]
+        self.taps = {stage: tap for stage, tap in self.taps.items() if stage in self.stages}

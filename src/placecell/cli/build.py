@@ -17,6 +17,8 @@ from placecell.errors import PlacecellError
 from placecell.localizer import Localizer, Resumable, map_bytes
 from placecell.scene import Scene
 
+_LARGEST_SEED = 2**31 - 1
+"""That all the libraries which take seeds can hold."""
 _STOPPED = 130
 """Exit status after Ctrl-C, as in a shell."""
 
@@ -51,8 +53,8 @@ def main(words: Sequence[str]) -> None:
             device: cpu, or cuda for families with networks.
             overwrite: Replace the map folder if it exists.
         """
-        if seed < 0:
-            raise PlacecellError(f"--seed {seed}: seeds count from 0")
+        if not 0 <= seed <= _LARGEST_SEED:
+            raise PlacecellError(f"--seed {seed}: seeds count from 0 to {_LARGEST_SEED}")
         atomic.require_new(map, replace=overwrite)
         place = Scene.load(scene)
         start, work = time.perf_counter(), map.with_name(f"{map.name}.work")
@@ -65,7 +67,8 @@ def main(words: Sequence[str]) -> None:
             again = ["placecell", "build", *words, *(() if overwrite else ("--overwrite",))]
             finish(f"{made}; {unfinished}, the same command with --overwrite goes on from there", again)
             raise SystemExit(_STOPPED)
-        shutil.rmtree(work, ignore_errors=True)
+        if isinstance(built, Resumable):  # of other families it would be somebody else's
+            shutil.rmtree(work, ignore_errors=True)
         finish(made, ["placecell", "localize", map, scene, unused(Path("run")), *_split(place)])
 
     build.__annotations__["settings"] = Annotated[kind, tyro.conf.OmitArgPrefixes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from placecell.errors import FormatError, PlacecellError
 from placecell.scene import field_of, read_json
 
 FORMAT = 1
+LIVE = "training.csv"
+"""What shows how a training goes, in the same folder."""
 _NOTE = "checkpoint.json"
 _TENSORS = "checkpoint-{:08d}.safetensors"
 
@@ -55,6 +57,51 @@ def write(work: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> No
             other.unlink()
 
 
+def require_own(work: Path, identity: Mapping[str, Any], *, beside: Collection[str] = ()) -> None:
+    """Find out before long work whether a folder is free for a training of this identity, or holds it already.
+
+    Args:
+        identity: what is known of it so far; the rest is compared by `read`.
+        beside: what else the training keeps there, by name.
+
+    Raises:
+        PlacecellError: the folder holds another training, or files that no training made.
+        FormatError: its checkpoint is damaged.
+    """
+    ours = {_NOTE, LIVE, *beside}
+    names = [path.name for path in work.iterdir()] if work.is_dir() else []
+    strange = [name for name in names if name not in ours and not name.startswith((".", "checkpoint-"))]
+    if strange or (work.exists() and not work.is_dir()):
+        named = f": it holds {min(strange)}" if strange else ""
+        raise PlacecellError(f"{work} is in the way and no work folder of a training{named}; name another map")
+    if (work / _NOTE).exists():
+        found = _note(work)["identity"]
+        _require_same(work, {key: found.get(key) for key in identity}, identity)
+
+
+def _note(work: Path) -> dict[str, Any]:
+    """checkpoint.json, with all that it has to have."""
+    path = work / _NOTE
+    note = read_json(path)
+    try:
+        if note["format"] != FORMAT:
+            raise ValueError(f"format {note['format']} is not {FORMAT}")
+        for key, kind in (("identity", dict), ("step", int), ("values", dict), ("tensors", str)):
+            field_of(note, key, kind)
+    except (KeyError, ValueError) as error:
+        raise FormatError(f"{path}: damaged or of another version ({error}); {_remedy(work)}") from error
+    return note
+
+
+def _remedy(work: Path) -> str:
+    return f"delete {work} to train from the start"
+
+
+def _require_same(work: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if differences := _differences(found, json.loads(json.dumps(dict(wanted)))):
+        raise PlacecellError(f"{work} holds another training: {differences}; delete it or name another map")
+
+
 def read(work: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint in a folder, None when there is none.
 
@@ -62,28 +109,15 @@ def read(work: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
         PlacecellError: it is of another training; the text says what differs.
         FormatError: it is damaged.
     """
-    path = work / _NOTE
-    if not path.exists():
+    if not (work / _NOTE).exists():
         return None
-    remedy = f"delete {work} to train from the start"
-    note = read_json(path)
+    note = _note(work)
+    _require_same(work, note["identity"], identity)
+    source = work / note["tensors"]
     try:
-        if note["format"] != FORMAT:
-            raise ValueError(f"format {note['format']} is not {FORMAT}")
-        found, step, values = (
-            field_of(note, "identity", dict),
-            field_of(note, "step", int),
-            field_of(note, "values", dict),
-        )
-        source = work / field_of(note, "tensors", str)
-    except (KeyError, ValueError) as error:
-        raise FormatError(f"{path}: damaged or of another version ({error}); {remedy}") from error
-    if differences := _differences(found, json.loads(json.dumps(dict(identity)))):
-        raise PlacecellError(f"{work} holds another training: {differences}; delete it or name another map")
-    try:
-        return Checkpoint(step, load(source.read_bytes()), values)
+        return Checkpoint(note["step"], load(source.read_bytes()), note["values"])
     except (OSError, SafetensorError) as error:
-        raise FormatError(f"{source}: missing or damaged ({error}); {remedy}") from error
+        raise FormatError(f"{source}: missing or damaged ({error}); {_remedy(work)}") from error
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -35,8 +35,8 @@ def require_finite(values: Mapping[str, float], step: int, named: Named, kept: s
 
 
 @contextmanager
-def plain_memory_errors(step: int, batch: int) -> Iterator[None]:
-    """Within the block, running out of memory at a step, counted from 0, is one line.
+def plain_memory_errors(where: str, flags: str) -> Iterator[None]:
+    """Within the block, running out of memory is one line that says where, and which flags to lower.
 
     Raises:
         PlacecellError: there was not enough memory.
@@ -46,9 +46,7 @@ def plain_memory_errors(step: int, batch: int) -> Iterator[None]:
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        raise PlacecellError(
-            f"out of memory at step {step + 1} with {batch} pictures a step; lower --batch or --short-side"
-        ) from error
+        raise PlacecellError(f"out of memory {where}; lower {flags}") from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from placecell.log import Log, Silent
 from placecell.train.ahead import ahead
+from placecell.train.checkpoint import LIVE
 from placecell.train.devices import launched, touching_all
 from placecell.train.failures import naming, plain_memory_errors, require_finite
 from placecell.train.history import History, summary
@@ -139,7 +140,10 @@ def fit(
         with closing(training.batches()) as batches:
             try:
                 for step in training.log.track(range(training.state.step, plan.steps), "training"):
-                    with _seeded(plan.seed, step, fabric), plain_memory_errors(step, plan.batch):
+                    with (
+                        _seeded(plan.seed, step, fabric),
+                        _memory_errors(step, plan),
+                    ):
                         row = training.learn(next(batches), step)
                         try:
                             if training.due(plan.validate_every):
@@ -177,7 +181,7 @@ class _Training:
             self.kept = self.state.step
             self.log.say(f"{work}: goes on after step {self.kept} of {plan.steps}")
         self.work = work if fabric.is_global_zero else None
-        self.state.history = History(self.state.history.rows, self.work and self.work / "training.csv")
+        self.state.history = History(self.state.history.rows, self.work and self.work / LIVE)
         self.said = self.state.step
         self.began = time.monotonic() - self.state.history.seconds
         self.model, self.optimizer = fabric.setup(self.network, self.state.optimizer, move_to_device=False)
@@ -242,13 +246,19 @@ class _Training:
         return every > 0 and (self.state.step % every == 0 or self.state.step == self.plan.steps)
 
     def validation(self) -> dict[str, float]:
-        """How good the network is now, as columns of the history."""
+        """How good the network is now, as columns of the history.
+
+        Raises:
+            Diverged: its answers are no numbers.
+        """
         if not self.fabric.is_global_zero:
             return {}
         average = self.state.average
         candidate = deepcopy(self.network).eval() if average is None else average.network
         with torch.no_grad():
-            return {f"val_{unit}": float(number) for unit, number in self.task.validate(candidate).items()}
+            values = {f"val_{unit}": float(number) for unit, number in self.task.validate(candidate).items()}
+        require_finite(values, self.state.step - 1, self.task.named, self._kept())
+        return values
 
     def speak(self) -> None:
         """A line on how it goes."""
@@ -256,7 +266,14 @@ class _Training:
         self.said = self.state.step
 
     def keep(self) -> None:
-        """A checkpoint, where there is a folder and it has not this one."""
+        """A checkpoint, where there is a folder and it has not this one.
+
+        Raises:
+            Diverged: the last step has broken the weights, which its loss and gradient, taken before, could not show.
+        """
+        whole = all(bool(parameter.isfinite().all()) for parameter in self.network.parameters())
+        values = {"a weight": 0.0 if whole else math.nan}
+        require_finite(values, self.state.step - 1, self.task.named, self._kept())
         if self.work is not None and self.kept != self.state.step:
             self.state.write(self.work, self.identity)
         self.kept = self.state.step
@@ -273,6 +290,10 @@ class _Training:
         if interrupted:
             self.log.say(f"stopped after step {state.step} of {self.plan.steps}")
         return Trained(state.finished(), state.step, interrupted, state.history.csv(), state.history.validation)
+
+
+def _memory_errors(step: int, plan: Plan) -> AbstractContextManager[None]:
+    return plain_memory_errors(f"at step {step + 1} with {plan.batch} pictures a step", "--batch or --short-side")
 
 
 @contextmanager

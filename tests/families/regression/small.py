@@ -16,6 +16,8 @@ from placecell.families.regression.config import Regression
 class Patches(Backbone):
     """Six convolutions whose kernels are their strides, so that no cell sees beyond its own pixels."""
 
+    stages = ()
+
     def __init__(self) -> None:
         super().__init__()
         self.taps = {f"stage{i}": Tap(8 + i, 2 << i) for i in range(4)} | {"last": Tap(12, 32)}

@@ -14,13 +14,18 @@ import torch
 from safetensors.torch import save_file
 
 from families.regression.small import settings as small
+from placecell.align import Similarity, align_scene
 from placecell.errors import MapError, PlacecellError
-from placecell.families.regression import building
+from placecell.families.regression import building, seen
+from placecell.families.regression.alignment import Alignment
 from placecell.families.regression.building import chosen
 from placecell.families.regression.config import Regression
 from placecell.families.regression.localizer import RegressionMap
+from placecell.families.regression.network import PoseNetwork
+from placecell.families.regression.training import RegressionTask
 from placecell.images import load_query, write_jpeg
 from placecell.log import Silent
+from placecell.points import PointCloud
 from placecell.pose import Pose, pose_error
 from placecell.scene import Frame, Scene
 
@@ -177,12 +182,14 @@ class TestWork:
         assert resumed.unfinished is None
         assert same_weights(resumed, whole) and resumed.log_csv == whole.log_csv
 
-    @pytest.mark.parametrize("other", ["scene", "settings", "seed"])
-    def test_of_another_training_is_refused(self, other: str, room_scene: Scene, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "other, told", [("scene", "scene was"), ("settings", "hidden was 16"), ("seed", "seed was")]
+    )
+    def test_of_another_training_is_refused(self, other: str, told: str, room_scene: Scene, tmp_path: Path) -> None:
         build(room_scene, work=tmp_path / "work")
         scene = replace(room_scene, name="cellar") if other == "scene" else room_scene
         changes: dict[str, Any] = {"settings": {"hidden": 24}, "seed": {"seed": 3}}.get(other, {})
-        with pytest.raises(PlacecellError, match=other) as caught:
+        with pytest.raises(PlacecellError, match=told) as caught:
             build(scene, work=tmp_path / "work", **changes)
         assert "\n" not in str(caught.value)
 
@@ -192,6 +199,61 @@ class TestWork:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         build(room_scene)
         assert list(tmp_path.iterdir()) == []
+
+
+ALIGN: dict[str, Any] = {"head": "align", "rotation": "9d", "loss": "virtual-points"}
+
+
+class TestAlign:
+    def test_cells_are_those_of_the_encoders_maps(self, room_scene: Scene) -> None:
+        """Which round up or down: of 72 px these make four cells of 16, torchvision's networks five."""
+        found = build(room_scene, **ALIGN, short_side=72)
+        assert found.network.head.grid == (4, 6) and found.unfinished is None  # type: ignore[union-attr]
+
+    def test_it_begins_in_the_middle_of_the_place_in_any_unit(self, room_scene: Scene) -> None:
+        bare = replace(room_scene, frames=tuple(replace(frame, depth=None) for frame in room_scene.frames))
+        scale = 2.0**-10
+        small = align_scene(bare, Similarity(scale, np.eye(3), np.zeros(3)), metric=False, note="scaled")
+        one, other = (build(scene, **ALIGN).network.head for scene in (bare, small))
+        assert isinstance(one, Alignment) and isinstance(other, Alignment)
+        assert one.middle.norm() > 0.1
+        torch.testing.assert_close(other.middle / scale, one.middle, rtol=0.05, atol=0.05)
+
+
+class TestUnits:
+    def test_guessed_depths_follow_the_spread_of_a_scene_that_is_not_metric(self, room_scene: Scene) -> None:
+        bare = replace(room_scene, points=None, depth_sensor=None, metric=False)
+        similarity = Similarity(100.0, np.eye(3), np.zeros(3))
+        ranges = []
+        for scene in (bare, align_scene(bare, similarity, metric=False, note="scaled")):
+            log = Told()
+            build(scene, loss="virtual-points", log=log)
+            ranges.append([float(number) for number in re.findall(r"lie ([\d.]+) to ([\d.]+) away", log.warned[0])[0]])
+        np.testing.assert_allclose(ranges[1], 100 * np.array(ranges[0]), rtol=1e-4)
+
+    def test_how_far_new_views_are_is_told_where_nobody_knows_the_unit(self, room_scene: Scene) -> None:
+        told = []
+        for scene in (room_scene, replace(room_scene, metric=False)):
+            log = Told()
+            build(scene, new_views=0.2, log=log)
+            told.append([text for text in log.said if "--new-view-distance" in text])
+        assert told[0] == [] and len(told[1]) == 1
+        assert f"not metric: new views lie some {Regression().new_view_distance:g} units from training" in told[1][0]
+
+
+def test_depths_are_taken_from_frames_that_are_learned_from(room_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    seen_points = seen.seen_points
+
+    def remembered(scene: Scene, frames: Any, *rest: Any) -> Any:
+        asked.extend(frame.name for frame in frames)
+        return seen_points(scene, frames, *rest)
+
+    monkeypatch.setattr(seen, "seen_points", remembered)
+    build(room_scene, loss="virtual-points", validation=0.3)
+    frames = room_scene.split("train").frames
+    learned, held = chosen(settings(validation=0.3), frames)
+    assert held and asked == [frames[index].name for index in learned]
 
 
 class TestBadInput:
@@ -255,6 +317,47 @@ class TestBadInput:
         with pytest.raises(PlacecellError, match=r"nan|inf|not finite") as caught:
             build(room_scene, learning_rate=1e30, epochs=10.0, average=0.0, optimizer="sgd", schedule="constant")
         assert "train/" in str(caught.value) and "\n" not in str(caught.value)
+
+    def test_points_that_no_training_frame_sees_are_none(self, room_scene: Scene) -> None:
+        points, frames = room_scene.points, tuple(replace(frame, depth=None) for frame in room_scene.frames)
+        assert points is not None
+        tested = np.isin(points.seen_frame, range(30, 36))
+        observed = (points.seen_point[tested], points.seen_frame[tested], points.seen_px[tested])
+        unseen = replace(room_scene, frames=frames, points=PointCloud(points.points_world, points.rgb, *observed))
+        log = Told()
+        build(unseen, loss="virtual-points", log=log)
+        assert len(log.warned) == 1 and "things are taken to lie 0.5 to 5" in log.warned[0]
+        with pytest.raises(MapError, match="neither points nor depth"):
+            build(unseen, loss="reprojection")
+
+    def test_new_views_of_nothing_are_told_and_not_learned_from(
+        self, room_scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tasks: list[RegressionTask] = []
+        begin = building.begin
+
+        def remembered(network: PoseNetwork, task: RegressionTask) -> None:
+            tasks.append(task)
+            begin(network, task)
+
+        monkeypatch.setattr(building, "begin", remembered)
+        log = Told()
+        build(room_scene, new_views=0.5, new_view_distance=1e4, log=log)
+        count = round(0.5 * len(tasks[0].learned))
+        assert log.warned == [f"{count} of {count} new views show nothing and teach nothing; lower --new-view-distance"]
+        assert tasks[0].views is None
+
+    def test_more_devices_than_pictures_in_a_step(self, room_scene: Scene) -> None:
+        with pytest.raises(MapError, match="--devices 9 cannot share out 8 pictures a step; lower --devices"):
+            build(room_scene, devices=9)
+
+    def test_a_network_that_does_not_fit_into_memory(self, room_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 384 GB.\nError 12")
+
+        monkeypatch.setattr(building, "PoseNetwork", full)
+        with pytest.raises(PlacecellError, match=r"^out of memory making the network; lower --hidden$"):
+            build(room_scene)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="has a graphics card")
     def test_a_device_that_is_not_there(self, room_scene: Scene) -> None:

@@ -132,6 +132,13 @@ class TestRefusals:
         mild = np.asarray(cv2.GaussianBlur(query.image, (0, 0), 2.0))
         pose_of(found, replace(query, image=mild))
 
+    def test_answers_that_are_no_numbers(self, found: RegressionMap, query: Query) -> None:
+        with torch.no_grad():
+            next(found.network.head.parameters()).fill_(float("nan"))
+        for inference in ("centre", "dense", "one-pass"):
+            (estimate,) = looking(found, inference).localize([query])
+            assert estimate.world_from_cam is None and "numbers that are none" in str(estimate.reason)
+
     def test_a_picture_without_depth_where_depth_is_needed(self, room_scene: Scene, query: Query) -> None:
         found = build(room_scene, depth=True)
         assert found.wants_depth and not build(room_scene, epochs=0.1).wants_depth

@@ -10,7 +10,7 @@ import pytest
 from placecell.camera import Camera
 from placecell.errors import MapError
 from placecell.families.regression.labels import Anchor
-from placecell.families.regression.seen import depth_range, has_depth, has_observed_points, seen_points
+from placecell.families.regression.seen import depth_range, seen_points
 from placecell.log import Silent
 from placecell.pose import Pose
 from placecell.scene import Frame, Scene
@@ -70,7 +70,6 @@ def test_a_frame_without_depth_sees_none(room_scene: Scene, frames: tuple[Frame,
 
 def test_neither_is_an_error_that_says_what_to_do(room_scene: Scene, frames: tuple[Frame, ...], anchor: Anchor) -> None:
     bare = replace(room_scene, points=None, depth_sensor=None)
-    assert not has_observed_points(bare) and not has_depth(bare, frames)
     with pytest.raises(MapError, match=r"neither points nor depth for the reprojection loss; choose another --loss"):
         seen_points(bare, frames, anchor, CAMERA, Silent())
 
@@ -87,6 +86,11 @@ class TestDepthRange:
         assert depth_range([points], np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32)[None]) == pytest.approx(
             (2.05, 3.95)
         )
+
+    def test_before_a_bare_wall_near_and_far_stay_apart(self) -> None:
+        wall = np.array([[-1, 0, 2.0], [0, 0, 2.0], [1, 0, 2.0]], np.float32)
+        found = depth_range([wall], np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32)[None])
+        assert found is not None and found[0] == 2.0 and 2.01 < found[1] < 2.1
 
     def test_nothing_seen_has_none(self) -> None:
         none = np.zeros((0, 3), np.float32)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from placecell.backbones import Tap
@@ -46,7 +45,7 @@ class Aligned(NamedTuple):
 
 
 class Alignment(nn.Module):
-    """Maps of strides 16 and 32 to a pose, by way of a surface.
+    """The map of stride 16 to a pose, by way of a surface.
 
     Each cell i says five numbers: where it is in the anchor frame, X_i; how deep before the camera, which with the ray
     through its middle makes p_i; and a weight w_i. The pose is the rigid motion that best lays the p onto the X
@@ -58,24 +57,29 @@ class Alignment(nn.Module):
     heart, but known cells at other places of the picture. The matrix is Levinson's 9 numbers with a meaning. Altillawi
     et al. (Implicit Learning of Scene Geometry from Poses for Global Localization, 2024) regress poses like this from
     poses alone; where the scene has depth or points, `surface_loss` tells the cells directly. No RANSAC: the weights
-    are what doubts.
+    are what doubts. Coarser maps see the whole picture, and with it could learn the pose by heart again: left out,
+    training is faster and no worse.
     """
 
     def __init__(self, taps: Mapping[str, Tap], hidden: int, grid: tuple[int, int]) -> None:
         """A head for `grid` rows and columns of cells; `begin` has to be called before training.
 
         Raises:
-            MapError: the backbone has no maps of those strides.
+            MapError: the backbone has no map of that stride.
         """
         super().__init__()
         by_stride = {tap.stride: name for name, tap in taps.items()}
-        if not {STRIDE, 2 * STRIDE} <= set(by_stride):
-            raise MapError(f"the align head reads maps of strides 16 and 32; the backbone has those of {[*by_stride]}")
-        self.taps = (by_stride[STRIDE], by_stride[2 * STRIDE])
+        if STRIDE not in by_stride:
+            raise MapError(f"the align head reads a map of stride {STRIDE}; the backbone has those of {[*by_stride]}")
+        self.taps = (by_stride[STRIDE],)
         self.grid, self.features = grid, hidden
-        self.fine, self.coarse = (nn.Conv2d(taps[name].channels, hidden, 1) for name in self.taps)
         self.mix = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(hidden, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, hidden, 1), nn.ReLU()
+            nn.Conv2d(taps[self.taps[0]].channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(),
         )
         self.numbers = nn.Conv2d(hidden, 5, 1)
         nn.init.normal_(self.numbers.weight, std=0.1 / math.sqrt(3 * hidden))
@@ -101,8 +105,7 @@ class Alignment(nn.Module):
 
     def forward(self, maps: Mapping[str, Tensor]) -> Aligned:
         """The pose, in full precision under autocast too."""
-        fine, coarse = (layer(maps[name]) for layer, name in zip((self.fine, self.coarse), self.taps, strict=True))
-        mixed = self.mix(fine + F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear"))
+        mixed: Tensor = self.mix(maps[self.taps[0]])
         with torch.autocast(mixed.device.type, enabled=False):
             mixed = mixed.to(self.numbers.weight.dtype)
             surface = self._surface(self.numbers(mixed).flatten(2).mT)
@@ -116,11 +119,6 @@ class Alignment(nn.Module):
         depth = self.depth * numbers_BN5[..., 3].clamp(-_MOST_LOG_DEPTH, _MOST_LOG_DEPTH).exp()
         points = self.middle + self.depth * numbers_BN5[..., :3]
         return Surface(points, depth, weight / weight.sum(-1, keepdim=True))
-
-
-def cell_grid(camera: Camera) -> tuple[int, int]:
-    """Rows and columns of cells of a camera's pictures."""
-    return -(-camera.height // STRIDE), -(-camera.width // STRIDE)
 
 
 def cell_rays(camera: Camera, grid: tuple[int, int]) -> Array:

@@ -20,6 +20,21 @@ Loss = Literal["beta", "learned", "reprojection", "virtual-points", "homography"
 Norm = Literal["l1", "l2", "squared"]
 Inference = Literal["centre", "dense", "one-pass"]
 
+_LARGEST = 1e30
+"""Beyond it float32 overflows in the arithmetic of training."""
+_LEAST = {
+    "hidden": 1,
+    "crops": 1,
+    "batch": 1,
+    "devices": 1,
+    "short_side": 32,
+    "frames": 0,
+    "new_views": 0,
+    "new_view_turn_deg": 0,
+    "surface_weight": 0,
+    "gamma_steps": 1,
+}
+
 
 @dataclass(frozen=True)
 class Regression:
@@ -61,7 +76,7 @@ class Regression:
     """Where the learned weighting of the rotation begins."""
     pretrain: float = 0.7
     """Share of the steps with the learned weighting before the reprojection loss, which does not begin alone."""
-    short_side: int = 192
+    short_side: int = 144
     """Shorter side of the canonical picture, pixels."""
     crop: int = 0
     """Square window the network sees, pixels: random in training, central in use; 0 is the whole picture."""
@@ -77,14 +92,14 @@ class Regression:
     """So many pictures a training frame are made from where none was taken, where the scene has depth or points."""
     new_view_share: float = 0.7
     """Share of new views in training, when there are any."""
-    new_view_distance: float = 0.14
-    """How far from training frames new views are: standard deviation along each axis, in the unit of the scene."""
-    new_view_turn_deg: float = 7.0
+    new_view_distance: float = 0.11
+    """How far from training frames new views are: standard deviation along each axis, share of a typical depth."""
+    new_view_turn_deg: float = 9.0
     """How far new views are turned: standard deviation about each axis."""
     surface_weight: float = 0.1
     """Weight of what depth or points say of the align head's cells, beside the loss of the pose."""
-    epochs: float = 60.0
-    """How often each training frame is seen."""
+    epochs: float = 140.0
+    """How often each training frame has its turn; new views take their share of the turns."""
     batch: int = 32
     """Pictures a step."""
     optimizer: Literal["adamw", "adam", "adagrad", "sgd"] = "adamw"
@@ -118,34 +133,14 @@ class Regression:
         for key, choices in _choices().items():
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} {getattr(self, key)!r} is not one of {', '.join(choices)}")
-        least = {
-            "hidden": 1,
-            "crops": 1,
-            "batch": 1,
-            "devices": 1,
-            "short_side": 32,
-            "frames": 0,
-            "new_views": 0,
-            "new_view_turn_deg": 0,
-            "surface_weight": 0,
-            "gamma_steps": 1,
-        }
-        for key, value in least.items():
-            if getattr(self, key) < value:
-                raise ValueError(f"{key} counts from {value}, not {getattr(self, key)}")
-        for key in ("dropout", "validation", "average"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"{key} lies between 0 and 1 (1 excluded), not {getattr(self, key)}")
-        for key in ("colour", "pretrain", "new_view_share"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key} lies between 0 and 1, not {getattr(self, key)}")
-        for key in ("learning_rate", "epochs", "eps", "beta", "bias_multiplier", "gamma", "new_view_distance"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"{key} has to be positive, not {getattr(self, key)}")
+        _require_ranges(self)
         if self.weight_decay < 0 or len(self.turn_deg) != 3 or not all(0 <= turn < 90 for turn in self.turn_deg):
             raise ValueError("weight_decay counts from 0; turn_deg is three angles from 0 to 90 degrees")
-        if self.head == "align" and (self.crop or self.auxiliary or self.depth or self.rotation != "9d"):
-            raise ValueError("the align head reads whole colour pictures and emits rotation 9d; leave the others out")
+        others = (self.crop, self.auxiliary, self.depth, self.dropout)
+        if self.head == "align" and (any(others) or self.rotation != "9d"):
+            raise ValueError(
+                "the align head reads whole colour pictures, drops nothing and emits rotation 9d; leave the others out"
+            )
         if self.crop and not 32 <= self.crop <= self.short_side:
             raise ValueError(f"crop is 0 or from 32 to short_side ({self.short_side}) pixels, not {self.crop}")
         if self.inference != "centre" and not self.crop:
@@ -167,6 +162,31 @@ class Regression:
                 raise
             raise MissingExtra("torch" if error.name == "torch" else "lightning-fabric", "train") from error
         return building.build(self, scene, device=device, seed=seed, log=log, work=work)
+
+
+def _require_ranges(config: Regression) -> None:
+    """Refuse numbers that no training can do anything with.
+
+    Raises:
+        ValueError: one is NaN, infinite, or outside its range.
+    """
+    for key in (item.name for item in fields(config) if isinstance(item.default, float)):
+        if not abs(getattr(config, key)) <= _LARGEST:
+            raise ValueError(f"{key} has to be a number of ordinary size, not {getattr(config, key)}")
+    for key, value in _LEAST.items():
+        if getattr(config, key) < value:
+            raise ValueError(f"{key} counts from {value}, not {getattr(config, key)}")
+    for key in ("dropout", "validation", "average"):
+        if not 0 <= getattr(config, key) < 1:
+            raise ValueError(f"{key} lies between 0 and 1 (1 excluded), not {getattr(config, key)}")
+    for key in ("colour", "pretrain", "new_view_share"):
+        if not 0 <= getattr(config, key) <= 1:
+            raise ValueError(f"{key} lies between 0 and 1, not {getattr(config, key)}")
+    for key in ("learning_rate", "epochs", "eps", "beta", "bias_multiplier", "gamma", "new_view_distance"):
+        if not getattr(config, key) > 0:
+            raise ValueError(f"{key} has to be positive, not {getattr(config, key)}")
+    if config.gamma > 1:
+        raise ValueError(f"gamma is at most 1, or the learning rate would grow, not {config.gamma}")
 
 
 def _choices() -> dict[str, tuple[Any, ...]]:

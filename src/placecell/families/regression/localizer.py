@@ -72,7 +72,11 @@ class RegressionMap:
         seen = self._seen(query)
         if isinstance(seen, str):
             return Estimate.refusal(query.name, seen, time.perf_counter() - start)
-        anchor_from_cam = dense.consensus(_poses(self._answers(*seen)))
+        answers = self._answers(*seen)
+        if not all(bool(part.isfinite().all()) for answer in answers for part in (answer.centre_B3, answer.raw_BK)):
+            reason = "the network answers with numbers that are none; train it again with a lower learning rate"
+            return Estimate.refusal(query.name, reason, time.perf_counter() - start)
+        anchor_from_cam = dense.consensus(_poses(answers))
         if anchor_from_cam is None:
             reason = "the windows of the picture look opposite ways, so they have no mean"
             return Estimate.refusal(query.name, reason, time.perf_counter() - start)
@@ -211,7 +215,9 @@ def answering(network: PoseNetwork, family: Regression, camera: Camera) -> PoseN
 
 def _bare(family: Regression, scale: float, camera: Camera) -> PoseNetwork:
     with torch.random.fork_rng(devices=[]):  # what it draws is replaced
-        return PoseNetwork(replace(family, auxiliary=False), scale, size=size_seen(camera, family)).eval()
+        bare = PoseNetwork(replace(family, auxiliary=False), scale, size=size_seen(camera, family)).eval()
+    bare.drop_unused()
+    return bare
 
 
 def _fused(network: PoseNetwork) -> PoseNetwork:

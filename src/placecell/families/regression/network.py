@@ -80,6 +80,10 @@ class PoseNetwork(nn.Module):
             answers += [self._answer(head, maps, _AUXILIARY_WEIGHT) for head in self.auxiliary]
         return answers
 
+    def drop_unused(self) -> None:
+        """Drop what of the encoder no head reads; weights of the whole encoder have to be there before."""
+        self.backbone.cut(self.head.taps[-1])
+
     def windows(self, images_B3HW: Tensor, depth_B3HW: Tensor | None = None) -> list[Answer]:
         """An answer a window of `crop` pixels, a cell of the last map apart, with the backbone run once: row by row.
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from placecell.camera import Camera
 from placecell.families.regression.labels import Anchor, Floats
-from placecell.families.regression.shots import Shots
+from placecell.families.regression.shots import Shots, files_identity
 from placecell.families.regression.sight import detail
 from placecell.log import Log
+from placecell.points import PointCloud
 from placecell.pose import Array, Pose
 from placecell.scene import Frame, Scene
 from placecell.train.pictures import Pictures
@@ -36,15 +37,15 @@ class Wander:
     """How far from where pictures were taken new ones are: standard deviations of normal distributions."""
 
     distance: float
-    """Along each axis, in the unit of the scene."""
+    """Along each axis, as a share of the depth of a typical surface."""
     turn_deg: float
     """About each axis."""
 
-    def poses(self, from_poses: Sequence[Pose], count: int, seed: int) -> list[Pose]:
-        """New poses, each near one of those given."""
+    def poses(self, from_poses: Sequence[Pose], count: int, seed: int, *, depth: float) -> list[Pose]:
+        """New poses, each near one of those given; `depth` is that of a typical surface, scene units."""
         rng = np.random.default_rng([seed, _PURPOSE])
         chosen = rng.integers(0, len(from_poses), count)
-        spread = np.repeat([np.radians(self.turn_deg), self.distance], 3)
+        spread = np.repeat([np.radians(self.turn_deg), self.distance * depth], 3)
         return [from_poses[index] @ Pose.exp(rng.normal(0.0, spread)) for index in chosen]
 
 
@@ -75,15 +76,8 @@ class Known:
             with once:
                 return kept()
 
-        names = [frame.name for frame in anchored]
-        return cls(
-            shots,
-            read,
-            step,
-            folder,
-            f"{scene.fingerprint} {shots.camera} {sha256(repr(names).encode()).hexdigest()}",
-            log,
-        )
+        identity = f"{scene.fingerprint} {files_identity(scene, frames, shots.camera)} {_digest(scene.points)}"
+        return cls(shots, read, step, folder, identity, log)
 
     def surfaces(self) -> NDArray[np.float16]:
         """(N, h', w') depth in the middle of each cell of the pictures, along z, scene units; NaN where unknown."""
@@ -104,7 +98,8 @@ class Known:
         """So many new views with their surfaces."""
         camera = self.shots.camera
         taken = [_pose(*label) for label in zip(self.shots.rotations, self.shots.centres, strict=True)]
-        rounded = [_pose(*_label(pose)) for pose in wander.poses(taken, count, seed)]
+        poses = wander.poses(taken, count, seed, depth=typical_depth(self.surfaces()))
+        rounded = [_pose(*_label(pose)) for pose in poses]
 
         def render(index: int) -> NDArray[np.uint8]:
             view = self.read().view(rounded[index])
@@ -131,6 +126,12 @@ class Known:
         )
 
 
+def typical_depth(surfaces: NDArray[np.float16]) -> float:
+    """The median of what is known, to three digits; 1 where nothing is."""
+    known = surfaces[np.isfinite(surfaces)].astype(np.float32)
+    return float(f"{np.median(known):.3g}") if len(known) else 1.0
+
+
 def surface_targets(
     depth: NDArray[np.float16], camera: Camera, cells: Floats, turn: Array, anchor_from_varied: tuple[Floats, Floats]
 ) -> tuple[Floats, Floats]:
@@ -144,8 +145,9 @@ def surface_targets(
         anchor_from_varied: rotation (3, 3) and centre (3,) of the turned camera.
     """
     rays = cells @ turn.T
-    rays = rays / rays[:, 2:]
-    columns, rows = np.floor(camera.project(rays) / CELL_PX).astype(np.intp).T
+    rays = rays / np.where(rays[:, 2:] > 0, rays[:, 2:], np.nan)  # what lies behind was not in the picture
+    places = np.nan_to_num(camera.project(rays) / CELL_PX, nan=-1.0).clip(-1, max(depth.shape))
+    columns, rows = np.floor(places).astype(np.intp).T
     inside = (rows >= 0) & (columns >= 0) & (rows < depth.shape[0]) & (columns < depth.shape[1])
     found = depth[rows.clip(0, depth.shape[0] - 1), columns.clip(0, depth.shape[1] - 1)].astype(np.float64)
     points_varied = rays * np.where(inside, found, np.nan)[:, None] @ turn
@@ -163,6 +165,13 @@ def _anchored(scene: Scene, frames: Sequence[Frame], shots: Shots, anchor: Ancho
         points = replace(points, points_world=anchor.points(points.points_world).astype(np.float64))
     everyone = tuple(by_name.get(frame.name, frame) for frame in scene.frames)
     return replace(scene, frames=everyone, points=points), moved
+
+
+def _digest(points: PointCloud | None) -> str:
+    if points is None:
+        return "no points"
+    parts = (points.points_world, points.seen_point, points.seen_frame)
+    return sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
 def _pose(rotation: Floats, centre: Floats) -> Pose:

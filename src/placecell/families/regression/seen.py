@@ -15,11 +15,14 @@ from placecell.log import Log
 from placecell.parallel import in_parallel
 from placecell.pose import Array
 from placecell.scene import Frame, Scene
+from placecell.views import has_depth, has_points
 
 _GRID_PX = 24
 """Shorter side of the grid of depth pixels that stand for points where a scene has none."""
 _NEAREST, _FARTHEST = 2.5, 97.5
 """Percentiles of the depths that count as near and far."""
+_LEAST_RATIO = 1.01
+"""Of far to near: before a bare wall they would be one, and an interval of no length has no mean."""
 
 
 def seen_points(scene: Scene, frames: Sequence[Frame], anchor: Anchor, camera: Camera, log: Log) -> list[Floats]:
@@ -29,7 +32,7 @@ def seen_points(scene: Scene, frames: Sequence[Frame], anchor: Anchor, camera: C
         MapError: as `require_points`.
     """
     require_points(scene, frames)
-    if has_observed_points(scene):
+    if has_points(scene, frames):
         return _observed(scene, frames, anchor)
     scale = _GRID_PX / min(camera.width, camera.height)
     grid = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
@@ -43,21 +46,11 @@ def require_points(scene: Scene, frames: Sequence[Frame]) -> None:
     Raises:
         MapError: the scene has neither points with observations nor depth.
     """
-    if not has_observed_points(scene) and not has_depth(scene, frames):
+    if not has_depth(scene, frames):
         raise MapError(
             f"scene {scene.name} has neither points nor depth for the reprojection loss; choose another --loss, "
             "or make the scene from its video, whose points placecell scene finds"
         )
-
-
-def has_observed_points(scene: Scene) -> bool:
-    """Whether it is known which frames see which points."""
-    return scene.points is not None and len(scene.points.seen_point) > 0
-
-
-def has_depth(scene: Scene, frames: Sequence[Frame]) -> bool:
-    """Whether some of the frames have depth."""
-    return scene.depth_sensor is not None and any(frame.depth is not None for frame in frames)
 
 
 def depth_range(
@@ -71,7 +64,7 @@ def depth_range(
     if not len(ahead):
         return None
     near, far = np.percentile(ahead, (_NEAREST, _FARTHEST))
-    return float(f"{near:.4g}"), float(f"{far:.4g}")
+    return float(f"{near:.4g}"), float(f"{max(far, _LEAST_RATIO * near):.4g}")
 
 
 def _observed(scene: Scene, frames: Sequence[Frame], anchor: Anchor) -> list[Floats]:

@@ -77,7 +77,7 @@ def shots_of(
             raise MapError(_without_depth(scene, query.name))
         return depth_as(query.depth_m, query.camera, camera)[..., None]
 
-    told: dict[str, Any] = {"identity": _identity(scene, frames, camera), "log": log}
+    told: dict[str, Any] = {"identity": files_identity(scene, frames, camera), "log": log}
     size, count = (camera.height, camera.width), len(frames)
     images = Pictures.decode(folder / "pictures", count, (*size, 3), picture, **told).images
     depths: NDArray[np.float32] | None = None
@@ -105,11 +105,14 @@ def _without_depth(scene: Scene, name: str) -> str:
     return f"scene {scene.name}: frame {name} has no depth; leave out --depth, or the frame"
 
 
-def _identity(scene: Scene, frames: Sequence[Frame], camera: Camera) -> str:
-    """Changes whenever the decoded pictures would: with the files, their cameras, or the camera they are made for."""
+def files_identity(scene: Scene, frames: Sequence[Frame], camera: Camera) -> str:
+    """Changes whenever what is decoded would: with pictures, depth, their cameras, or the camera they are made for."""
     rows: list[Any] = [camera_to_json(camera)]
     for frame in frames:
-        path = scene.image_path(frame)
-        state = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
-        rows.append([frame.name, str(path), state, camera_to_json(scene.camera_of(frame)), frame.depth])
+        depth = None if frame.depth is None else _state(scene.root / frame.depth)
+        rows.append([frame.name, _state(scene.image_path(frame)), camera_to_json(scene.camera_of(frame)), depth])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _state(path: Path) -> list[Any]:
+    return [str(path), *([path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [])]

@@ -18,7 +18,7 @@ from placecell.families.regression.config import Regression
 from placecell.families.regression.labels import Floats
 from placecell.families.regression.network import Answer
 from placecell.families.regression.novel import surface_targets
-from placecell.families.regression.shots import Shots
+from placecell.families.regression.shots import LEAST_DETAIL, Shots
 from placecell.families.regression.sight import depth_tensor, picture_tensor, turned_depth
 from placecell.geometry_torch import rotation_angle_rad
 from placecell.pose import Array
@@ -97,7 +97,7 @@ class RegressionTask:
     def _shot(self, step: int, place: int, rng: np.random.Generator) -> tuple[Shots, int]:
         """A new view, or the shot whose turn it is: each epoch goes through all in an order of its own."""
         if self.views is not None and rng.random() < self.config.new_view_share:
-            return self.views, int(rng.integers(len(self.views)))
+            return self.views, int(self._clear_views[rng.integers(len(self._clear_views))])
         epoch, index = divmod(step * self.batch_size + place, len(self.learned))
         return self.shots, int(self.learned[_order(len(self.learned), self.seed, epoch)[index]])
 
@@ -112,6 +112,11 @@ class RegressionTask:
         depth_m = None if depths is None else turned_depth(depths[shot], shots.camera, camera, cam_from_varied)
         rotation = (shots.rotations[shot].astype(np.float64) @ cam_from_varied).astype(np.float32)
         return Sample(shots, shot, image, camera, shots.centres[shot], rotation, cam_from_varied, depth_m, rng)
+
+    @cached_property
+    def _clear_views(self) -> NDArray[np.intp]:
+        """Which of the new views show something."""
+        return np.flatnonzero(np.zeros(0) if self.views is None else self.views.details >= LEAST_DETAIL)
 
     @cached_property
     def _augmentation(self) -> augment.Augmentation:

@@ -162,16 +162,13 @@ class Convnet:
         network, _ = encoder(name, "none", device=device)
         import torch
 
+        state = {key: torch.from_numpy(tensors[f"network.{key}"]) for key in network.state_dict()}
         try:
-            state = {
-                key: torch.from_numpy(tensors[f"network.{key}"]).reshape(value.shape)  # save_map makes numbers rows
-                for key, value in network.state_dict().items()
-            }
+            network.load_state_dict(state)
         except RuntimeError as error:
             raise FormatError(
                 f"the weights of this map are not of {name}, as its map.json says; build the map again"
             ) from error
-        network.load_state_dict(state)
         camera = canonical_camera([camera], _SHORT_SIDE_PX)
         return cls(network, camera, tensors["convnet.mean"], tensors["convnet.axes"])
 
