@@ -38,3 +38,12 @@ class MissingExtra(PlacecellError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'placecell[{extra}]'")
+
+
+class MissingDevice(PlacecellError):
+    """What was asked to be computed on a device is not there."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            f"--device {device}: this machine has no such device, or this torch no use of it; use --device cpu"
+        )

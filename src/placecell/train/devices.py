@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from placecell.errors import MissingExtra, PlacecellError
+from placecell.errors import MissingDevice, MissingExtra, PlacecellError
 from placecell.train.failures import Diverged
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _require(device: torch.device, devices: int) -> None:
     count = {"cpu": devices, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     there = count.get(device.type, 0)
     if there <= (device.index or 0) and device.type != "cpu":
-        raise PlacecellError(f"--device {device}: this machine has no such device; use --device cpu")
+        raise MissingDevice(str(device))
     if devices > there or (devices > 1 and device.index is not None):
         raise PlacecellError(f"--devices {devices} of --device {device}: there are {there}; lower --devices")
     started = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

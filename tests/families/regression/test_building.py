@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from families.regression.small import settings as small
 from placecell.align import Similarity, align_scene
-from placecell.errors import MapError, PlacecellError
+from placecell.errors import MapError, MissingDevice, PlacecellError
 from placecell.families.regression import building, seen
 from placecell.families.regression.alignment import Alignment
 from placecell.families.regression.building import chosen
@@ -283,6 +283,11 @@ class TestBadInput:
         assert "5 training frames are fewer than a batch of 32, so a step takes all of them" in log.said
         assert found.info.extra["steps"] == 4
 
+    def test_nothing_to_average_in_a_batch_norm(self, room_scene: Scene) -> None:
+        with pytest.raises(MapError, match="one picture a step of 32 px.*raise --batch") as caught:
+            build(room_scene, batch=1, short_side=32, crop=32, head="posenet", rotation="6d")
+        assert "\n" not in str(caught.value)
+
     def test_one_frame_is_enough(self, room_scene: Scene) -> None:
         found = build(room_scene.split("train").keep([index == 0 for index in range(30)]))
         assert found.anchor.scale == 1.0
@@ -361,5 +366,5 @@ class TestBadInput:
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="has a graphics card")
     def test_a_device_that_is_not_there(self, room_scene: Scene) -> None:
-        with pytest.raises(MapError, match="--device cuda: this torch finds no such device"):
+        with pytest.raises(MissingDevice, match="--device cuda: this machine has no such device"):
             settings().build(room_scene, device="cuda", log=Told())

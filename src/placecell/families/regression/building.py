@@ -44,6 +44,8 @@ _LOOKS = 20
 """How often a training is judged by its held-out frames on the way, once an epoch at most."""
 _KEPT = ("pictures", "depth", "surfaces", "views")
 """What lies in the work folder beside the checkpoint."""
+_ONE_CELL_PX = 32
+"""Pictures of this side are one cell of an encoder's last map."""
 _RANGED = 64
 """Frames, spread evenly, that tell how deep the surfaces of a scene lie."""
 _DEPTHS_WITHOUT_POINTS = (0.5, 5.0)
@@ -124,6 +126,8 @@ def _task(config: Regression, scene: Scene, shots: Shots, learned: int, seed: in
     if len(used) < config.batch:
         log.say(f"{len(used)} training frames are fewer than a batch of {config.batch}, so a step takes all of them")
     batch = min(config.batch, len(used))
+    if batch == 1 and max(size_seen(shots.camera, config)) <= _ONE_CELL_PX:
+        raise MapError(f"one picture a step of {_ONE_CELL_PX} px leaves batch norms nothing to average; raise --batch")
     if config.devices > batch:
         raise MapError(f"--devices {config.devices} cannot share out {batch} pictures a step; lower --devices")
     steps = max(1, round(config.epochs * len(used) / batch))

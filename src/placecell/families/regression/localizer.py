@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from placecell.backbones import fused
 from placecell.camera import Camera
-from placecell.errors import FormatError, MapError
+from placecell.errors import FormatError, MapError, MissingDevice
 from placecell.estimate import Estimate, Query
 from placecell.families.regression import dense
 from placecell.families.regression.config import Regression
@@ -169,7 +169,7 @@ class RegressionMap:
         """Read a map folder.
 
         Raises:
-            MapError: the device is not there.
+            MissingDevice: the device is not there.
             FormatError: a file is damaged, or of another version.
         """
         info = load_info(folder)
@@ -193,10 +193,10 @@ def require_device(device: str) -> None:
     """Refuse a device that is not there.
 
     Raises:
-        MapError: cuda without a graphics card that this torch can use.
+        MissingDevice: cuda without a graphics card that this torch can use.
     """
     if device != "cpu" and not torch.cuda.is_available():
-        raise MapError(f"--device {device}: this torch finds no such device; leave the flag out to use the processor")
+        raise MissingDevice(device)
 
 
 def size_seen(camera: Camera, config: Regression) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
-from placecell.errors import FormatError, MapError, MissingExtra
+from placecell.errors import FormatError, MissingDevice, MissingExtra
 from placecell.estimate import Query
 from placecell.features import scene_features
 from placecell.images import load_query
@@ -181,7 +181,7 @@ def encoder(name: str, weights: str, *, device: str, seed: int = 0, log: Log = _
 
     Raises:
         MissingExtra: torch is not installed.
-        MapError: there is no such device.
+        MissingDevice: there is no such device.
         PlacecellError: the backbone is unknown, its weights are not there, or they are of another one.
     """
     try:
@@ -191,7 +191,7 @@ def encoder(name: str, weights: str, *, device: str, seed: int = 0, log: Log = _
     from placecell.backbones import backbone, fused, load_weights
 
     if device != "cpu" and not torch.cuda.is_available():
-        raise MapError(f"there is no device {device} here; leave --device out")
+        raise MissingDevice(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = backbone(name)
