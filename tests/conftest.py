@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before NumPy comes: on a busy machine the spinning threads of OpenBLAS make small products twenty times slower.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -26,6 +27,9 @@ from placecell.log import Silent
 from placecell.points import PointCloud
 from placecell.pose import Pose
 from placecell.scene import DepthSensor, Frame, Scene
+
+# Children of a shell's background jobs are born deaf to Ctrl-C, and pass that on to the processes they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=40, database=None)
 settings.load_profile("house")

@@ -432,11 +432,11 @@ def test_a_kill_in_the_middle_of_localize(closet: Scene, closet_map: Path, place
     moment = f"""
 import placecell.run
 load, asked = placecell.run.load_query, []
-def counted(scene, frame):
+def counted(scene, frame, **options):
     asked.append(frame)
     if len(asked) == 20:
         {KILL}
-    return load(scene, frame)
+    return load(scene, frame, **options)
 placecell.run.load_query = counted
 """
     killed = process(*words, tmp_path / "run", "--split", "all", before=moment)

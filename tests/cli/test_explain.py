@@ -137,7 +137,7 @@ def test_a_regression_map_shows_both(room_scene: Scene, placecell: Command, tmp_
     torch = pytest.importorskip("torch")
     from placecell.families.regression.config import Regression
     from placecell.families.regression.labels import Anchor
-    from placecell.families.regression.localizer import RegressionMap, size_seen
+    from placecell.families.regression.localizer import RegressionMap, answering, size_seen
     from placecell.families.regression.network import PoseNetwork
     from placecell.localizer import MapInfo
     from placecell.pose import Pose
@@ -148,7 +148,8 @@ def test_a_regression_map_shows_both(room_scene: Scene, placecell: Command, tmp_
     info, anchor = MapInfo.of(family, room_scene, 0), Anchor(Pose.identity(), 1.0)
     with torch.random.fork_rng(devices=[]):
         network = PoseNetwork(family, 1.0, size=size_seen(camera, family)).eval()
-    RegressionMap(family, info, network, camera, anchor, 0.0).save(tmp_path / "map")
+    network.drop_unused()
+    RegressionMap(family, info, answering(network, family, camera), camera, anchor, 0.0).save(tmp_path / "map")
     said = placecell("explain", tmp_path / "map", room_scene.root, tmp_path / "out", "--limit", 1)
     assert (said.code, said.err) == (0, "") and "1 saliency maps and 1 feature vectors" in said.out
     assert len(list((tmp_path / "out" / "saliency").rglob("*.jpg"))) == 1

@@ -149,7 +149,7 @@ class TestExit:
             ("scene", "goes on from here"),
             ("localize", "goes on from here"),
             ("fetch", "goes on from here"),
-            ("build", "nothing was changed"),
+            ("build", "a training goes on"),
             ("report", "nothing was changed"),
         ],
     )

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from placecell.errors import FormatError, MapError, MissingExtra
+from placecell.errors import FormatError, MissingDevice, MissingExtra
 from placecell.estimate import Query
 from placecell.families.retrieval import Retrieval, RetrievalMap
 from placecell.families.retrieval.describers import Convnet
@@ -240,7 +240,7 @@ class TestConvnetFeatures:
         if torch.cuda.is_available():
             pytest.skip("it is there")
         family = Retrieval(descriptor="convnet", backbone="resnet18", weights=str(weights))
-        with pytest.raises(MapError, match="no device cuda"):
+        with pytest.raises(MissingDevice, match="--device cuda"):
             family.build(room_scene, device="cuda", log=Silent())
 
 

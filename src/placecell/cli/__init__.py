@@ -31,7 +31,10 @@ HELP = """placecell: know where a camera was, from one picture
 `placecell VERB --help` tells more.
 """
 
-_RESUMED = ("scene", "build", "localize", "fetch")
+_AFTER_STOP = {
+    **dict.fromkeys(("scene", "localize", "fetch"), "the same command goes on from here"),
+    "build": "with the same command a training goes on, anything else begins again",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +80,7 @@ def _run(verb: str, words: Sequence[str]) -> int:
         print(f"placecell {verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        following = "the same command goes on from here" if verb in _RESUMED else "nothing was changed"
-        print(f"\nplacecell {verb}: stopped; {following}", file=sys.stderr)
+        print(f"\nplacecell {verb}: stopped; {_AFTER_STOP.get(verb, 'nothing was changed')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, `head` say, has seen enough; nothing may be flushed to it any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

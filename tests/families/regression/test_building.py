@@ -231,15 +231,6 @@ class TestUnits:
             ranges.append([float(number) for number in re.findall(r"lie ([\d.]+) to ([\d.]+) away", log.warned[0])[0]])
         np.testing.assert_allclose(ranges[1], 100 * np.array(ranges[0]), rtol=1e-4)
 
-    def test_how_far_new_views_are_is_told_where_nobody_knows_the_unit(self, room_scene: Scene) -> None:
-        told = []
-        for scene in (room_scene, replace(room_scene, metric=False)):
-            log = Told()
-            build(scene, new_views=0.2, log=log)
-            told.append([text for text in log.said if "--new-view-distance" in text])
-        assert told[0] == [] and len(told[1]) == 1
-        assert f"not metric: new views lie some {Regression().new_view_distance:g} units from training" in told[1][0]
-
 
 def test_depths_are_taken_from_frames_that_are_learned_from(room_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
@@ -284,7 +275,7 @@ class TestBadInput:
         assert found.info.extra["steps"] == 4
 
     def test_nothing_to_average_in_a_batch_norm(self, room_scene: Scene) -> None:
-        with pytest.raises(MapError, match="one picture a step of 32 px.*raise --batch") as caught:
+        with pytest.raises(MapError, match=r"one picture a step of 32 px.*raise --batch") as caught:
             build(room_scene, batch=1, short_side=32, crop=32, head="posenet", rotation="6d")
         assert "\n" not in str(caught.value)
 

@@ -41,7 +41,7 @@ from placecell.scene import Scene
         ({"epochs": -1.0}, "epochs has to be positive"),
         ({"turn_deg": (8.0, 8.0)}, "turn_deg is three angles"),
         ({"turn_deg": (8.0, 8.0, 120.0)}, "turn_deg is three angles"),
-        ({"crop": 224, "head": "grid"}, r"crop is 0 or from 32 to short_side \(192\)"),
+        ({"crop": 224, "head": "grid"}, r"crop is 0 or from 32 to short_side \(144\)"),
         ({"inference": "dense"}, "dense inference looks through windows; give their size with crop"),
         ({"weight_decay": -1.0}, "weight_decay counts from 0"),
         ({"crop": 96}, "the align head reads whole colour pictures"),

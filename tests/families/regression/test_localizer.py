@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from families.regression.small import settings
-from placecell.errors import FormatError, MapError
+from placecell.errors import FormatError, MapError, MissingDevice
 from placecell.estimate import Query
 from placecell.families.regression import dense
 from placecell.families.regression.localizer import RegressionMap
@@ -220,5 +220,5 @@ class TestFolder:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="has a graphics card")
     def test_a_device_that_is_not_there_is_refused(self, found: RegressionMap, tmp_path: Path) -> None:
         found.save(tmp_path / "map")
-        with pytest.raises(MapError, match="--device cuda"):
+        with pytest.raises(MissingDevice, match="--device cuda"):
             RegressionMap.load(tmp_path / "map", device="cuda")
