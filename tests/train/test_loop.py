@@ -193,7 +193,7 @@ class TestLoop:
                 time.sleep(0.1)
                 return super().forward(images)
 
-        train(steps=1)  # the first of a process imports a lot
+        train(Toy(), steps=1)  # the first of a process imports a lot
         start = time.perf_counter()
         train(Slow(), network=Large(), steps=10, validate_every=0, checkpoint_every=0)
         assert 10 * 0.1 / (time.perf_counter() - start) > 0.7  # 0.55 if batches were made in between
