@@ -6,7 +6,7 @@ RUN_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint types contract check test-data bench-core bench-regression
+.PHONY: setup demo test lint types contract check test-slow test-data bench-core bench-regression
 
 setup: $(DEV_READY)
 
@@ -28,6 +28,9 @@ contract: setup
 	$(BIN)/lint-imports
 
 check: lint types contract test
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 test-data: setup
 	$(BIN)/python -m pytest -m data

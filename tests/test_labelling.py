@@ -72,6 +72,7 @@ class TestEndToEnd:
         assert scene.points is not None
         assert list(made.seconds) == ["pictures", "features", "matching", "mapping", "points", "writing"]
 
+    @pytest.mark.slow
     def test_killed_in_every_stage_it_goes_on(self, video: Path, tmp_path: Path) -> None:
         out, work = tmp_path / "room", tmp_path / ".room.work"
         features, frames = work / "features", work / "frames" / "walk"

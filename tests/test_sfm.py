@@ -103,6 +103,7 @@ class TestAgainstTruth:
         assert camera.fx != 1.2 * 320
         assert error(scene)[0] < 0.06
 
+    @pytest.mark.slow
     def test_the_global_mapper_agrees(
         self, labelled: tuple[Scene, Path, Stages], pictures: list[Picture], tmp_path: Path
     ) -> None:
@@ -181,6 +182,7 @@ class TestAccounts:
         with pytest.raises(SceneError, match="only turned or stood still"):
             reconstruct(turning, "spin", Sfm(), tmp_path / "work", Silent())
 
+    @pytest.mark.slow
     def test_two_places_are_two_pieces(self, pictures: list[Picture], tmp_path: Path) -> None:
         elsewhere = trajectory("walk", 120)[60:64]
         from placecell.rendering import render

@@ -143,4 +143,5 @@ def main(kind: str, work: Path) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main(sys.argv[1], Path(sys.argv[2]))
