@@ -95,6 +95,20 @@ def room_map_folder(
     return save
 
 
+class Remembering(Silent):
+    """A log that keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warned: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
 class Said(NamedTuple):
     """What a command left behind."""
 

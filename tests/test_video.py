@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from conftest import Remembering
 from placecell.errors import ImageError, PlacecellError
 from placecell.images import read_image
 from placecell.video import Selected, choose, extract_frames, frames, probe, select_frames, write_video
@@ -19,23 +19,6 @@ from placecell.video import Selected, choose, extract_frames, frames, probe, sel
 T = TypeVar("T")
 
 WIDTH, HEIGHT, LENGTH = 160, 120, 30
-
-
-class Remembering:
-    """A log that keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warned.append(text)
-
-    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        yield from items
 
 
 def ramp(index: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:

@@ -74,6 +74,11 @@ class Camera:
         """(3, 3) K, without the distortion."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
+    @property
+    def pixel_centres(self) -> Array:
+        """(height, width, 2) where the pixels of the picture are."""
+        return np.stack(np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5), axis=-1)
+
     def project(self, points_cam: ArrayLike) -> Array:
         """Pixels (..., 2) of points (..., 3) in camera axes; NaN behind the camera (z <= 0) and beyond the model."""
         points = np.asarray(points_cam, dtype=np.float64)

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from placecell.errors import MapError, MissingExtra
+from placecell.errors import MapError, naming_extras
 from placecell.localizer import Family, Localizer, load_info
 
 FAMILIES: dict[str, tuple[str, str]] = {
@@ -18,8 +18,6 @@ FAMILIES: dict[str, tuple[str, str]] = {
     ),
 }
 """name -> family (hyper-parameters) and localizer (map), each as module:class; only maps of networks need torch."""
-
-_EXTRAS = {"torch": "train", "lightning_fabric": "train"}
 
 
 def family(name: str) -> type[Family]:
@@ -50,9 +48,5 @@ def _entry(name: str) -> tuple[str, str]:
 
 def _load(address: str) -> Any:
     module, _, kind = address.partition(":")
-    try:
+    with naming_extras():
         return getattr(import_module(module), kind)
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        raise MissingExtra(str(error.name), _EXTRAS[str(error.name)]) from error

@@ -5,12 +5,16 @@ PlacecellError
 ├── MapError        a map cannot be read, built or used for this
 ├── FormatError     a file does not hold what its format says
 ├── ImageError      a picture or a video cannot be decoded
-└── MissingExtra    an optional package is not installed
+├── MissingExtra    an optional package is not installed
+└── MissingDevice   the device to compute on is not there
 
 The command line prints the text of these and exits with 1. Anything else is a bug and shows its traceback.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class PlacecellError(Exception):
@@ -38,6 +42,24 @@ class MissingExtra(PlacecellError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'placecell[{extra}]'")
+
+
+_EXTRAS = {"torch": "train", "lightning_fabric": "train"}
+
+
+@contextmanager
+def naming_extras() -> Iterator[None]:
+    """Within the block, the lack of a package that comes with an extra names the extra.
+
+    Raises:
+        MissingExtra: such a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        raise MissingExtra(error.name.replace("_", "-"), _EXTRAS[error.name]) from error
 
 
 class MissingDevice(PlacecellError):

@@ -103,13 +103,11 @@ def visible(room: Room, world_from_cam: Pose, points_world: ArrayLike) -> NDArra
 @lru_cache(maxsize=4)
 def _ray_grid(camera: Camera) -> tuple[Array, Array]:
     """x and y of the rays through the pixel centres: (1, W) and (H, 1), or (H, W) both where the lens distorts."""
-    columns = np.arange(camera.width, dtype=np.float64) + 0.5
-    rows = np.arange(camera.height, dtype=np.float64) + 0.5
     if camera.model == "pinhole":
-        x: Array = (columns - camera.cx) / camera.fx
-        y: Array = (rows - camera.cy) / camera.fy
+        x: Array = (np.arange(camera.width, dtype=np.float64) + 0.5 - camera.cx) / camera.fx
+        y: Array = (np.arange(camera.height, dtype=np.float64) + 0.5 - camera.cy) / camera.fy
         return x[None], y[:, None]
-    rays = camera.rays(np.stack(np.meshgrid(columns, rows), axis=-1))
+    rays = camera.rays(camera.pixel_centres)
     return rays[..., 0], rays[..., 1]
 
 

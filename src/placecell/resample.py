@@ -52,7 +52,7 @@ def resample(
     if camera.model == target.model == "pinhole" and np.trace(rotation) > 2:
         homography = _SHIFT @ target.matrix @ rotation @ np.linalg.inv(camera.matrix) @ np.linalg.inv(_SHIFT)
         return _as_rgb(cv2.warpPerspective(image, homography, size, **options))
-    pixels = camera.project(target.rays(_centres(target)) @ rotation) - 0.5
+    pixels = camera.project(target.rays(target.pixel_centres) @ rotation) - 0.5
     # cv2 has no place for "nowhere": far outside it repeats a corner, or is black.
     u_px, v_px = np.moveaxis(np.nan_to_num(pixels, nan=-1e4).clip(-1e4, 1e4).astype(np.float32), -1, 0)
     return _as_rgb(cv2.remap(image, u_px, v_px, interpolation=options.pop("flags"), **options))
@@ -76,11 +76,6 @@ def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
         return image
     method = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
     return _as_rgb(cv2.resize(image, (width, height), interpolation=method))
-
-
-def _centres(camera: Camera) -> Array:
-    columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    return np.stack([columns, rows], axis=-1)
 
 
 def _as_rgb(image: object) -> NDArray[np.uint8]:

@@ -56,7 +56,7 @@ class Surfaces:
                 f"scene {scene.name} has neither depth pictures nor points, so nothing to make new views from; pass "
                 "--new-views 0, or make the scene from its video, whose points placecell scene finds"
             )
-        seen = _points_by_frame(scene, frames)
+        seen = points_by_frame(scene, frames)
 
         def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.bool_]]:
             frame = frames[index]
@@ -80,8 +80,7 @@ class Surfaces:
         depth, guessed = self._splat(world_from_view, chosen)
         image = np.zeros_like(self.images[0])
         known = np.zeros(depth.shape, bool)
-        rays = _rays(self.camera)
-        points_world = world_from_view.apply(rays * np.where(np.isfinite(depth), depth, 1.0)[..., None])
+        points_world = world_from_view.apply(self._rays * np.where(np.isfinite(depth), depth, 1.0)[..., None])
         for index in chosen:
             missing = np.isfinite(depth) & ~known
             colour, agrees = self._fetch(index, points_world)
@@ -92,6 +91,21 @@ class Surfaces:
             known,
             np.where(known & ~guessed, depth, np.nan).astype(np.float32),
         )
+
+    @cached_property
+    def _rays(self) -> Array:
+        """(h, w, 3) through the pixels, z = 1."""
+        return self.camera.rays(self.camera.pixel_centres)
+
+    @cached_property
+    def _centres(self) -> Array:
+        """(N, 3) where the pictures were taken."""
+        return np.array([pose.translation for pose in self.world_from_cam])
+
+    @cached_property
+    def _ahead(self) -> Array:
+        """(N, 3) where they look."""
+        return np.array([pose.rotation[:, 2] for pose in self.world_from_cam])
 
     @cached_property
     def _sources(self) -> NDArray[np.intp]:
@@ -106,8 +120,7 @@ class Surfaces:
 
     def _nearest(self, pose: Pose, count: int) -> list[int]:
         """Pictures that see most of the same, each from somewhere else than those before it."""
-        centres = np.array([other.translation for other in self.world_from_cam])
-        ahead = np.array([other.rotation[:, 2] for other in self.world_from_cam])
+        centres, ahead = self._centres, self._ahead
         distance = np.linalg.norm(centres - pose.translation, axis=1) / self._typical
         away = (distance + _angles(ahead, pose.rotation[:, 2]))[self._sources]
         chosen: list[int] = []
@@ -121,7 +134,7 @@ class Surfaces:
 
     def _splat(self, world_from_view: Pose, chosen: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(h, w) depth of the new view from the points of the chosen pictures, NaN where none falls; where guessed."""
-        camera, rays = self.camera, _rays(self.camera).astype(np.float32)
+        camera, rays = self.camera, self._rays.astype(np.float32)
         least, guessed = (np.float32(share * self._typical) for share in (_NEAREST, _GUESSED))
         nearest = np.full(camera.width * camera.height, np.inf, np.float32)
         for index in chosen:
@@ -179,7 +192,9 @@ def has_depth(scene: Scene, frames: Sequence[Frame]) -> bool:
 
 def has_points(scene: Scene, frames: Sequence[Frame]) -> bool:
     """Whether some of the frames are known to see points of the scene."""
-    return any(len(seen) > 0 for seen in _points_by_frame(scene, frames).values())
+    wanted = {frame.name for frame in frames}
+    rows = [row for row, frame in enumerate(scene.frames) if frame.name in wanted]
+    return scene.points is not None and bool(np.isin(scene.points.seen_frame, rows).any())
 
 
 def _depth(scene: Scene, frame: Frame, camera: Camera, points_world: Array | None) -> NDArray[np.float32]:
@@ -202,13 +217,12 @@ def _depth_from_points(points_cam: Array, camera: Camera) -> NDArray[np.float32]
         surface = LinearNDInterpolator(pixels[inside], 1.0 / points_cam[inside, 2])
     except (QhullError, ValueError):  # all in one line
         return empty
-    columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
     with np.errstate(divide="ignore"):
-        depth: NDArray[np.float32] = (1.0 / surface(columns, rows)).astype(np.float32)
+        depth: NDArray[np.float32] = (1.0 / surface(camera.pixel_centres)).astype(np.float32)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
 
 
-def _points_by_frame(scene: Scene, frames: Sequence[Frame]) -> dict[str, Array]:
+def points_by_frame(scene: Scene, frames: Sequence[Frame]) -> dict[str, Array]:
     """The points (M, 3) of the scene that each frame sees, by the frame's name."""
     points = scene.points
     if points is None:
@@ -217,11 +231,6 @@ def _points_by_frame(scene: Scene, frames: Sequence[Frame]) -> dict[str, Array]:
     return {
         frame.name: points.points_world[seen[index]] for index, frame in enumerate(scene.frames) if frame.name in wanted
     }
-
-
-def _rays(camera: Camera) -> Array:
-    columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    return camera.rays(np.stack([columns, rows], axis=-1))
 
 
 def _angles(directions_N3: Array, direction_3: Array) -> Array:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from placecell.errors import MissingDevice, MissingExtra, PlacecellError
+from placecell.errors import MissingDevice, PlacecellError, naming_extras
 from placecell.train.failures import Diverged
 
 if TYPE_CHECKING:
@@ -87,11 +87,8 @@ def touching_all(loss: Tensor, network: nn.Module) -> Tensor:
 
 def _fabric(device: torch.device, devices: int, precision: str) -> Fabric:
     _require(device, devices)
-    try:
-        with _quiet():
-            from lightning_fabric import Fabric  # here, as importing it sets up logging
-    except ModuleNotFoundError as error:
-        raise MissingExtra("lightning-fabric", "train") from error
+    with naming_extras(), _quiet():
+        from lightning_fabric import Fabric  # here, as importing it sets up logging
     with _quiet():
         return Fabric(
             accelerator=device.type,
@@ -102,11 +99,25 @@ def _fabric(device: torch.device, devices: int, precision: str) -> Fabric:
         )
 
 
-def _require(device: torch.device, devices: int) -> None:
-    count = {"cpu": devices, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    there = count.get(device.type, 0)
-    if there <= (device.index or 0) and device.type != "cpu":
+def require_device(device: str | torch.device) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        MissingDevice: this torch cannot use it.
+    """
+    wanted = torch.device(device)
+    if wanted.type != "cpu" and _count(wanted) <= (wanted.index or 0):
         raise MissingDevice(str(device))
+
+
+def _count(device: torch.device) -> int:
+    """How many devices of its type, other than processors, there are."""
+    return {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+
+
+def _require(device: torch.device, devices: int) -> None:
+    require_device(device)
+    there = devices if device.type == "cpu" else _count(device)
     if devices > there or (devices > 1 and device.index is not None):
         raise PlacecellError(f"--devices {devices} of --device {device}: there are {there}; lower --devices")
     started = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -51,13 +51,14 @@ def network(patches: None) -> PoseNetwork:
 class TestAligned:
     def test_a_motion_is_found_again(self) -> None:
         onto, base, weight, rotation, centre = scattered()
-        raw, found = aligned(onto, base, weight)
+        raw, turned, found = aligned(onto, base, weight)
         torch.testing.assert_close(matrix_from_9d(raw), rotation)
+        torch.testing.assert_close(turned, rotation)
         torch.testing.assert_close(found, centre)
 
     def test_with_noise_it_is_the_weighted_least_squares_of_scipy(self) -> None:
         onto, base, weight, _, _ = scattered(1, noise=0.3)
-        raw, found = aligned(onto, base, weight)
+        raw, _, found = aligned(onto, base, weight)
         for index in range(2):
             a, b, w = (values[index].numpy() for values in (onto, base, weight))
             expected, _ = Rotation.align_vectors(a - w @ a, b - w @ b, weights=w)
@@ -69,7 +70,7 @@ class TestAligned:
         onto, weight = onto.clone(), weight.clone()
         onto[:, 0] += 100.0
         weight[:, 0] = 0.0
-        raw, found = aligned(onto, base, weight / weight.sum(1, keepdim=True))
+        raw, _, found = aligned(onto, base, weight / weight.sum(1, keepdim=True))
         torch.testing.assert_close(matrix_from_9d(raw), rotation)
         torch.testing.assert_close(found, centre)
 
@@ -77,8 +78,8 @@ class TestAligned:
         onto, base, weight, _, _ = scattered(3, noise=0.2)
 
         def pose(onto: Tensor, base: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-            raw, centre = aligned(onto, base, weight)
-            return matrix_from_9d(raw), centre
+            _, rotation, centre = aligned(onto, base, weight)
+            return rotation, centre
 
         inputs = [values.requires_grad_() for values in (onto, base, weight)]
         assert torch.autograd.gradcheck(pose, inputs, atol=1e-5)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from conftest import Remembering
 from families.regression.small import settings as small
 from placecell.align import Similarity, align_scene
 from placecell.errors import MapError, MissingDevice, PlacecellError
@@ -24,7 +25,6 @@ from placecell.families.regression.localizer import RegressionMap
 from placecell.families.regression.network import PoseNetwork
 from placecell.families.regression.training import RegressionTask
 from placecell.images import load_query, write_jpeg
-from placecell.log import Silent
 from placecell.points import PointCloud
 from placecell.pose import Pose, pose_error
 from placecell.scene import Frame, Scene
@@ -33,18 +33,8 @@ pytestmark = pytest.mark.usefixtures("patches")
 T = TypeVar("T")
 
 
-class Told(Silent):
-    """A log that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warned.append(text)
+class Told(Remembering):
+    """A log that keeps the names of long work, too."""
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         self.said.append(what)

@@ -14,11 +14,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from families.regression.small import settings
+from placecell.backbones import picture_tensor
 from placecell.errors import FormatError, MapError, MissingDevice
 from placecell.estimate import Query
 from placecell.families.regression import dense
 from placecell.families.regression.localizer import RegressionMap
-from placecell.families.regression.sight import picture_tensor
 from placecell.images import load_query
 from placecell.localizer import PoseFeatures, Resumable, Salient
 from placecell.log import Silent

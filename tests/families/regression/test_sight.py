@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from placecell.backbones import MEAN, STD
+from placecell.backbones import MEAN, STD, picture_tensor
 from placecell.camera import Camera
 from placecell.families.regression.depth_code import encode_depth
-from placecell.families.regression.sight import depth_as, depth_tensor, detail, picture_tensor, turned_depth
+from placecell.families.regression.sight import depth_as, depth_tensor, detail, turned_depth
 from placecell.pose import Array
 from placecell.synthetic import render, room, trajectory
 

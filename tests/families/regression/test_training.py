@@ -16,13 +16,13 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from families.regression.small import settings as small
-from placecell.backbones import MEAN, STD
+from placecell.backbones import MEAN, STD, picture_tensor
 from placecell.camera import Camera
 from placecell.families.regression.labels import Anchor
 from placecell.families.regression.network import Answer
 from placecell.families.regression.seen import seen_points
 from placecell.families.regression.shots import Shots, shots_of
-from placecell.families.regression.sight import depth_tensor, picture_tensor
+from placecell.families.regression.sight import depth_tensor
 from placecell.families.regression.training import RegressionTask, errors
 from placecell.log import Silent
 from placecell.pose import Pose, pose_error

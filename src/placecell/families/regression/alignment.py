@@ -38,8 +38,10 @@ class Aligned(NamedTuple):
 
     centre_B3: Tensor
     """In the anchor frame, in the unit of the scene."""
+    rotation_B33: Tensor
+    """`anchor_from_cam`."""
     raw_BK: Tensor
-    """(B, 9) the matrix whose closest rotation is `anchor_from_cam`, row by row."""
+    """(B, 9) the matrix whose closest rotation that is, row by row."""
     feature_BD: Tensor
     surface: Surface
 
@@ -111,8 +113,8 @@ class Alignment(nn.Module):
             surface = self._surface(self.numbers(mixed).flatten(2).mT)
             feature = (mixed.flatten(2) * surface.weight_BN.unsqueeze(1)).sum(-1)
             points_cam = self.rays * surface.depth_BN.unsqueeze(-1)
-            raw, centre = aligned(surface.points_BN3, points_cam, surface.weight_BN)
-            return Aligned(centre, raw, feature, surface)
+            raw, rotation, centre = aligned(surface.points_BN3, points_cam, surface.weight_BN)
+            return Aligned(centre, rotation, raw, feature, surface)
 
     def _surface(self, numbers_BN5: Tensor) -> Surface:
         weight = torch.sigmoid(numbers_BN5[..., 4]) + _LEAST_WEIGHT
@@ -139,11 +141,15 @@ def surface_loss(surface: Surface, points_BN3: Tensor, depth_BN: Tensor) -> Tens
     return (distance * known).sum() / known.sum().clamp_min(1)
 
 
-def aligned(onto_BN3: Tensor, from_BN3: Tensor, weight_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """The rigid motion that best lays points onto others: (B, 9) the matrix whose closest rotation it has, (B, 3) where
-    it takes the origin. It minimises Σ w |R p + x - X|² (Kabsch 1976); weights add up to 1."""
+def aligned(onto_BN3: Tensor, from_BN3: Tensor, weight_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rigid motion that best lays points onto others, Σ w |R p + x - X|² at its least (Kabsch 1976).
+
+    Returns:
+        (B, 9) the matrix whose closest rotation R is, (B, 3, 3) R, (B, 3) x. Weights add up to 1.
+    """
     weight = weight_BN.unsqueeze(-1)
     onto_mean, from_mean = ((weight * points).sum(-2, keepdim=True) for points in (onto_BN3, from_BN3))
     spread = (weight * (onto_BN3 - onto_mean)).unsqueeze(-1) * (from_BN3 - from_mean).unsqueeze(-2)
     raw = spread.sum(-3).flatten(-2)
-    return raw, (onto_mean - product(from_mean, matrix_from_9d(raw).mT)).squeeze(-2)
+    rotation = matrix_from_9d(raw)
+    return raw, rotation, (onto_mean - product(from_mean, rotation.mT)).squeeze(-2)

@@ -21,7 +21,7 @@ from placecell.families.regression import seen
 from placecell.families.regression.alignment import Alignment, cell_rays
 from placecell.families.regression.config import Regression
 from placecell.families.regression.labels import Anchor
-from placecell.families.regression.localizer import RegressionMap, answering, require_device, size_seen
+from placecell.families.regression.localizer import RegressionMap, answering, size_seen
 from placecell.families.regression.network import PoseNetwork
 from placecell.families.regression.novel import Known, Wander, typical_depth
 from placecell.families.regression.shots import LEAST_DETAIL, Shots, require_depth, shots_of
@@ -31,7 +31,7 @@ from placecell.log import Log, Silent
 from placecell.resample import canonical_camera
 from placecell.scene import Frame, Scene
 from placecell.train.checkpoint import require_own
-from placecell.train.devices import leads
+from placecell.train.devices import leads, require_device
 from placecell.train.failures import plain_memory_errors
 from placecell.train.holdout import held_out
 from placecell.train.loop import Plan, Trained, fit

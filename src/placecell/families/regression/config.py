@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
-from placecell.errors import MissingExtra
+from placecell.errors import naming_extras
 from placecell.log import Log
 from placecell.scene import Scene
 
@@ -155,12 +155,8 @@ class Regression:
             MapError: no posed training frame, or the scene lacks the points or the depth that these settings need.
             MissingExtra: torch is not installed.
         """
-        try:
+        with naming_extras():
             from placecell.families.regression import building
-        except ModuleNotFoundError as error:
-            if error.name not in ("torch", "lightning_fabric"):
-                raise
-            raise MissingExtra("torch" if error.name == "torch" else "lightning-fabric", "train") from error
         return building.build(self, scene, device=device, seed=seed, log=log, work=work)
 
 

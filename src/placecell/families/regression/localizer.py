@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from placecell.backbones import fused
+from placecell.backbones import fused, picture_tensor
 from placecell.camera import Camera
-from placecell.errors import FormatError, MapError, MissingDevice
+from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.families.regression import dense
 from placecell.families.regression.config import Regression
 from placecell.families.regression.labels import Anchor
 from placecell.families.regression.network import Answer, PoseNetwork
 from placecell.families.regression.saliency import on_picture, saliency_of
-from placecell.families.regression.sight import depth_as, depth_tensor, detail, picture_tensor
+from placecell.families.regression.sight import depth_as, depth_tensor, detail
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pose import Pose
 from placecell.resample import resample
 from placecell.scene import camera_from_json, camera_to_json
+from placecell.train.devices import require_device
 
 _LOG = "training.csv"
 _AT_ONCE = 32
@@ -187,16 +188,6 @@ class RegressionMap:
         path = folder / _LOG
         log_csv = path.read_text(encoding="utf-8") if path.is_file() else ""
         return cls(family, info, network, camera, anchor, least_detail, log_csv)
-
-
-def require_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        MissingDevice: cuda without a graphics card that this torch can use.
-    """
-    if device != "cpu" and not torch.cuda.is_available():
-        raise MissingDevice(device)
 
 
 def size_seen(camera: Camera, config: Regression) -> tuple[int, int]:

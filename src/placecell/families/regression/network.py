@@ -12,7 +12,6 @@ from placecell.backbones import Backbone, Tap, backbone
 from placecell.families.regression.alignment import STRIDE, Aligned, Alignment, Surface
 from placecell.families.regression.config import Regression
 from placecell.families.regression.heads import ROTATIONS, Grid, Head, auxiliary_heads, main_head
-from placecell.geometry_torch import matrix_from_9d
 
 _AUXILIARY_WEIGHT = 0.3
 Maps = Mapping[str, Tensor]
@@ -116,8 +115,8 @@ class PoseNetwork(nn.Module):
     def _answer(self, head: nn.Module, maps: Maps, weight: float) -> Answer:
         numbers = head(maps)
         if isinstance(numbers, Aligned):
-            rotation = matrix_from_9d(numbers.raw_BK)
-            return Answer(numbers.centre_B3, rotation, numbers.raw_BK, weight, numbers.feature_BD, numbers.surface)
+            centre, rotation, raw, feature, surface = numbers
+            return Answer(centre, rotation, raw, weight, feature, surface)
         rotation = self.from_raw(numbers.raw_BK)
         return Answer(self.scale * numbers.centre_B3, rotation, numbers.raw_BK, weight, numbers.feature_BD)
 

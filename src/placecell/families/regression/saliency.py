@@ -58,8 +58,7 @@ def on_picture(saliency: NDArray[np.float32], seen: Camera, camera: Camera) -> N
     """
     scale = min(1.0, _FINEST_PX / max(camera.width, camera.height))
     coarse = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
-    columns, rows = np.meshgrid(np.arange(coarse.width) + 0.5, np.arange(coarse.height) + 0.5)
-    pixels = seen.project(coarse.rays(np.stack([columns, rows], axis=-1)))
+    pixels = seen.project(coarse.rays(coarse.pixel_centres))
     # Up to the outer half of a border pixel the border is repeated, beyond it nothing was seen.
     u_px, v_px = np.moveaxis(np.nan_to_num(pixels - 0.5, nan=-1e4).clip(-1e4, 1e4).astype(np.float32), -1, 0)
     found = cv2.remap(saliency.astype(np.float32), u_px, v_px, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

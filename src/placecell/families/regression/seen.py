@@ -15,7 +15,7 @@ from placecell.log import Log
 from placecell.parallel import in_parallel
 from placecell.pose import Array
 from placecell.scene import Frame, Scene
-from placecell.views import has_depth, has_points
+from placecell.views import has_depth, has_points, points_by_frame
 
 _GRID_PX = 24
 """Shorter side of the grid of depth pixels that stand for points where a scene has none."""
@@ -33,7 +33,8 @@ def seen_points(scene: Scene, frames: Sequence[Frame], anchor: Anchor, camera: C
     """
     require_points(scene, frames)
     if has_points(scene, frames):
-        return _observed(scene, frames, anchor)
+        seen = points_by_frame(scene, frames)
+        return [anchor.points(seen[frame.name]) for frame in frames]
     scale = _GRID_PX / min(camera.width, camera.height)
     grid = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
     read = in_parallel(lambda frame: anchor.points(_depth_points(scene, frame, grid)), frames, 2)
@@ -65,16 +66,6 @@ def depth_range(
         return None
     near, far = np.percentile(ahead, (_NEAREST, _FARTHEST))
     return float(f"{near:.4g}"), float(f"{max(far, _LEAST_RATIO * near):.4g}")
-
-
-def _observed(scene: Scene, frames: Sequence[Frame], anchor: Anchor) -> list[Floats]:
-    points = scene.points
-    if points is None:
-        return [np.zeros((0, 3), np.float32) for _ in frames]
-    positions = anchor.points(points.points_world)
-    seen = points.seen_by(len(scene.frames))
-    rows = {frame.name: row for row, frame in enumerate(scene.frames)}
-    return [positions[seen[rows[frame.name]]] for frame in frames]
 
 
 def _depth_points(scene: Scene, frame: Frame, grid: Camera) -> Array:

@@ -10,19 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from placecell.backbones import MEAN, STD
 from placecell.camera import Camera
 from placecell.families.regression.depth_code import encode_depth
 from placecell.images import register_depth
 from placecell.pose import Array, Pose
 from placecell.scene import DepthSensor
-
-
-def picture_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """(B, 3, H, W) float32, normalised as ImageNet is, of RGB uint8 (B, H, W, 3); channels last in memory."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-    return pixels.mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def depth_tensor(depths_m: Sequence[tuple[NDArray[np.float32], Camera]]) -> Tensor:
@@ -50,8 +42,7 @@ def turned_depth(
 
     A point at depth z along the ray K⁻¹u of the source lies at z (R' K⁻¹u)_z in the target, R' its rotation.
     """
-    columns, rows = np.meshgrid(np.arange(target.width) + 0.5, np.arange(target.height) + 0.5)
-    rays = target.rays(np.stack([columns, rows], axis=-1)) @ source_from_target.T
+    rays = target.rays(target.pixel_centres) @ source_from_target.T
     ahead = np.where(rays[..., 2] > 1e-6, rays[..., 2], np.nan)
     pixels = np.nan_to_num(rays[..., :2] / ahead[..., None] * (camera.fx, camera.fy) + (camera.cx, camera.cy), nan=-1e4)
     u_px, v_px = np.moveaxis((pixels.clip(-1e4, 1e4) - 0.5).astype(np.float32), -1, 0)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from placecell.backbones import picture_tensor
 from placecell.camera import Camera
 from placecell.families.regression import augment, dense, losses
 from placecell.families.regression.alignment import surface_loss
@@ -19,7 +20,7 @@ from placecell.families.regression.labels import Floats
 from placecell.families.regression.network import Answer
 from placecell.families.regression.novel import surface_targets
 from placecell.families.regression.shots import LEAST_DETAIL, Shots
-from placecell.families.regression.sight import depth_tensor, picture_tensor, turned_depth
+from placecell.families.regression.sight import depth_tensor, turned_depth
 from placecell.geometry_torch import rotation_angle_rad
 from placecell.pose import Array
 

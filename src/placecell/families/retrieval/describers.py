@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
-from placecell.errors import FormatError, MissingDevice, MissingExtra
+from placecell.errors import FormatError, naming_extras
 from placecell.estimate import Query
 from placecell.features import scene_features
 from placecell.images import load_query
@@ -129,16 +129,15 @@ class Convnet:
         """(C,) generalised mean of the last map, of length one; None for a picture without detail."""
         import torch
 
-        from placecell.backbones import MEAN, STD
+        from placecell.backbones import picture_tensor
 
         image = resample(query.image, query.camera, self.camera)
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean() < _LEAST_DETAIL:
             return None
-        normal = (image.astype(np.float32) / 255 - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
         with torch.inference_mode():
-            picture = torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))[None]
-            *_, last = self.network(picture.to(next(self.network.parameters()).device)).values()
+            picture = picture_tensor(image[None]).to(next(self.network.parameters()).device)
+            *_, last = self.network(picture).values()
             mean: Vectors = last[0].float().clamp(min=1e-6).pow(3).mean(dim=(1, 2)).pow(1 / 3).cpu().numpy()
         return _unit(mean)
 
@@ -184,14 +183,12 @@ def encoder(name: str, weights: str, *, device: str, seed: int = 0, log: Log = _
         MissingDevice: there is no such device.
         PlacecellError: the backbone is unknown, its weights are not there, or they are of another one.
     """
-    try:
+    with naming_extras():
         import torch
-    except ModuleNotFoundError as error:
-        raise MissingExtra("torch", "train") from error
     from placecell.backbones import backbone, fused, load_weights
+    from placecell.train.devices import require_device
 
-    if device != "cpu" and not torch.cuda.is_available():
-        raise MissingDevice(device)
+    require_device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = backbone(name)
