@@ -170,12 +170,7 @@ class TestHoldOut:
             block = -(-length // 10)
             assert splits.count("train") > 0
             reached = min(share * length, length - block)
-            # Blocks of a short sequence are one or two frames: half of them may hold a third of it.
-            assert (
-                reached - (block if length % 10 == 0 or length > 20 else 2 * block)
-                <= splits.count("test")
-                <= share * length + 2 * block
-            )
+            assert reached - block <= splits.count("test") <= share * length + 2 * block
             runs = [(split, len(list(run))) for split, run in groupby(splits)]
             assert all(count >= length // 10 for _, count in runs)
 

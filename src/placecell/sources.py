@@ -219,10 +219,14 @@ def hold_out(scene: Scene, share: float) -> Scene:
 
 
 def _held_out(group: Sequence[Frame], share: float) -> list[str]:
-    blocks = min(_BLOCKS, len(group))
-    taken = min(blocks - 1, math.ceil(share * blocks - 1e-9))
-    chosen = {int((index + 0.5) * blocks / taken) for index in range(taken)}
-    return [frame.name for index, frame in enumerate(group) if index * blocks // len(group) in chosen]
+    blocks, names = min(_BLOCKS, len(group)), list[str]()
+    # Blocks may differ by a frame: so many of the smaller ones can fall short of the share, and one more is taken.
+    for taken in range(min(blocks - 1, math.ceil(share * blocks - 1e-9)), blocks):
+        chosen = {int((index + 0.5) * blocks / taken) for index in range(taken)}
+        names = [frame.name for index, frame in enumerate(group) if index * blocks // len(group) in chosen]
+        if len(names) >= share * len(group) - 1e-9:
+            break
+    return names
 
 
 def _split(held_out: bool) -> Split:
