@@ -61,7 +61,7 @@ class Surfaces:
         def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.bool_]]:
             frame = frames[index]
             query = load_query(scene, frame)
-            depth = _depth(scene, frame, camera, seen.get(frame.name))
+            depth = depth_of(scene, frame, camera, seen.get(frame.name))
             return resample(query.image, query.camera, camera), _guessed(depth).astype(np.float16), np.isfinite(depth)
 
         found = list(log.track(in_parallel(read, range(len(frames)), threads), "reading depth", len(frames)))
@@ -197,7 +197,11 @@ def has_points(scene: Scene, frames: Sequence[Frame]) -> bool:
     return scene.points is not None and bool(np.isin(scene.points.seen_frame, rows).any())
 
 
-def _depth(scene: Scene, frame: Frame, camera: Camera, points_world: Array | None) -> NDArray[np.float32]:
+def depth_of(scene: Scene, frame: Frame, camera: Camera, points_world: Array | None) -> NDArray[np.float32]:
+    """(h, w) depth along z that `camera` at the place of a frame sees, scene units, NaN where unknown.
+
+    From its depth picture where the scene is metric, else between the points (M, 3) it sees; each pixel its nearest.
+    """
     if frame.depth is not None and scene.depth_sensor is not None and scene.metric:
         sensor = scene.depth_sensor
         return register_depth(read_depth(scene.root / frame.depth, sensor), sensor, camera)

@@ -135,8 +135,8 @@ def test_a_map_that_cannot_tell_says_so(
 def test_a_regression_map_shows_both(room_scene: Scene, placecell: Command, tmp_path: Path) -> None:
     """Untrained, as only the way there is meant."""
     torch = pytest.importorskip("torch")
+    from placecell.anchor import Anchor
     from placecell.families.regression.config import Regression
-    from placecell.families.regression.labels import Anchor
     from placecell.families.regression.localizer import RegressionMap, answering, size_seen
     from placecell.families.regression.network import PoseNetwork
     from placecell.localizer import MapInfo

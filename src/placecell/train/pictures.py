@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from placecell import atomic
+from placecell.camera import Camera
 from placecell.log import Log
+from placecell.scene import Frame, Scene, camera_to_json
 from placecell.train.ahead import ahead
 
 
@@ -63,6 +66,19 @@ class Pictures:
                 (aside / "pictures.json").write_text(json.dumps(expected), encoding="utf-8")
             found = np.load(path / "pictures.npy", mmap_mode="r")
         return cls(found)
+
+
+def files_identity(scene: Scene, frames: Sequence[Frame], camera: Camera) -> str:
+    """Changes whenever what is decoded would: with pictures, depth, their cameras, or the camera they are made for."""
+    rows: list[Any] = [camera_to_json(camera)]
+    for frame in frames:
+        depth = None if frame.depth is None else _state(scene.root / frame.depth)
+        rows.append([frame.name, _state(scene.image_path(frame)), camera_to_json(scene.camera_of(frame)), depth])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _state(path: Path) -> list[Any]:
+    return [str(path), *([path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [])]
 
 
 def _read(path: Path, expected: dict[str, Any]) -> NDArray[Any] | None:

@@ -10,8 +10,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from placecell.align import Similarity, align_scene
+from placecell.anchor import Anchor
 from placecell.families.regression.alignment import STRIDE, cell_rays
-from placecell.families.regression.labels import Anchor
 from placecell.families.regression.novel import CELL_PX, Known, Wander, surface_targets
 from placecell.families.regression.shots import Shots, shots_of
 from placecell.log import Silent

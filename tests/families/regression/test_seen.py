@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.errors import MapError
-from placecell.families.regression.labels import Anchor
 from placecell.families.regression.seen import depth_range, seen_points
 from placecell.log import Silent
 from placecell.pose import Pose

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.errors import ImageError, MapError
-from placecell.families.regression.labels import Anchor
 from placecell.families.regression.shots import Shots, shots_of
 from placecell.families.regression.sight import detail
 from placecell.images import load_query, write_jpeg

@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from families.regression.small import settings as small
+from placecell.anchor import Anchor
 from placecell.backbones import MEAN, STD, picture_tensor
 from placecell.camera import Camera
-from placecell.families.regression.labels import Anchor
 from placecell.families.regression.network import Answer
 from placecell.families.regression.seen import seen_points
 from placecell.families.regression.shots import Shots, shots_of

@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from placecell import backbones
+from placecell.anchor import Anchor
 from placecell.errors import MapError
 from placecell.families.regression import seen
 from placecell.families.regression.alignment import Alignment, cell_rays
 from placecell.families.regression.config import Regression
-from placecell.families.regression.labels import Anchor
 from placecell.families.regression.localizer import RegressionMap, answering, size_seen
 from placecell.families.regression.network import PoseNetwork
 from placecell.families.regression.novel import Known, Wander, typical_depth

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from placecell.anchor import Anchor
 from placecell.backbones import fused, picture_tensor
 from placecell.camera import Camera
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.families.regression import dense
 from placecell.families.regression.config import Regression
-from placecell.families.regression.labels import Anchor
 from placecell.families.regression.network import Answer, PoseNetwork
 from placecell.families.regression.saliency import on_picture, saliency_of
 from placecell.families.regression.sight import depth_as, depth_tensor, detail

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from placecell.anchor import Anchor, Floats
 from placecell.camera import Camera
-from placecell.families.regression.labels import Anchor, Floats
-from placecell.families.regression.shots import Shots, files_identity
+from placecell.families.regression.shots import Shots
 from placecell.families.regression.sight import detail
 from placecell.log import Log
 from placecell.points import PointCloud
 from placecell.pose import Array, Pose
 from placecell.scene import Frame, Scene
-from placecell.train.pictures import Pictures
+from placecell.train.pictures import Pictures, files_identity
 from placecell.views import Surfaces
 
 CELL_PX = 4

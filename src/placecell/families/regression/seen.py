@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from placecell.anchor import Anchor, Floats
 from placecell.camera import Camera
 from placecell.errors import MapError
-from placecell.families.regression.labels import Anchor, Floats
 from placecell.images import read_depth, register_depth
 from placecell.log import Log
 from placecell.parallel import in_parallel

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from placecell.anchor import Anchor, Floats
 from placecell.camera import Camera
 from placecell.errors import MapError
-from placecell.families.regression.labels import Anchor, Floats
 from placecell.families.regression.sight import depth_as, detail
 from placecell.images import load_query
 from placecell.log import Log
 from placecell.resample import resample
-from placecell.scene import Frame, Scene, camera_to_json
-from placecell.train.pictures import Pictures
+from placecell.scene import Frame, Scene
+from placecell.train.pictures import Pictures, files_identity
 
 LEAST_DETAIL = 0.5
 """Grey levels a pixel: a picture with less in it is blank to a network, whatever it shows."""
@@ -103,16 +101,3 @@ def require_depth(scene: Scene, frames: Sequence[Frame]) -> None:
 
 def _without_depth(scene: Scene, name: str) -> str:
     return f"scene {scene.name}: frame {name} has no depth; leave out --depth, or the frame"
-
-
-def files_identity(scene: Scene, frames: Sequence[Frame], camera: Camera) -> str:
-    """Changes whenever what is decoded would: with pictures, depth, their cameras, or the camera they are made for."""
-    rows: list[Any] = [camera_to_json(camera)]
-    for frame in frames:
-        depth = None if frame.depth is None else _state(scene.root / frame.depth)
-        rows.append([frame.name, _state(scene.image_path(frame)), camera_to_json(scene.camera_of(frame)), depth])
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _state(path: Path) -> list[Any]:
-    return [str(path), *([path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [])]

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from placecell import augment
+from placecell.anchor import Floats
 from placecell.backbones import picture_tensor
 from placecell.camera import Camera
-from placecell.families.regression import augment, dense, losses
+from placecell.families.regression import dense, losses
 from placecell.families.regression.alignment import surface_loss
 from placecell.families.regression.config import Regression
-from placecell.families.regression.labels import Floats
 from placecell.families.regression.network import Answer
 from placecell.families.regression.novel import surface_targets
 from placecell.families.regression.shots import LEAST_DETAIL, Shots

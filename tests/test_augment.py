@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from placecell.augment import Augmentation, crop
 from placecell.camera import Camera
-from placecell.families.regression.augment import Augmentation, crop
 from placecell.pose import Pose
 from placecell.rendering import render
 from placecell.resample import resample

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from placecell.families.regression.labels import Anchor
+from placecell.anchor import Anchor
 from placecell.pose import Pose
 
 
