@@ -91,6 +91,7 @@ def systems() -> dict[str, Row]:
         "posenet-2015": Row(replace(PRESETS["posenet-2015"], **SCRATCH), "PoseNet 2015, as released", dense),
         "posenet-2015-transfer": Row(beta, "PoseNet 2015's loss, beta 5", dense),
         "posenet-2017-learned": Row(MODERN, "PoseNet 2017, learned weighting"),
+        "posenet-2017-freed": Row(replace(MODERN, loss_multiplier=50.0), "PoseNet 2017, its weights 50 times as fast"),
         "posenet-2017-reprojection": Row(replace(MODERN, loss="reprojection"), "PoseNet 2017, then reprojection"),
         "bn-inception": Row(replace(PRESETS["bn-inception"], **SCRATCH), "BN-Inception PoseNet 2019"),
         "lstm": Row(replace(MODERN, head="lstm"), "Spatial LSTM (Walch)"),

@@ -36,6 +36,8 @@ from placecell.exif import exif_from_tags, orientation
 from placecell.scene import DepthSensor, Frame, Scene
 
 MAX_PIXELS = 200_000_000
+LEAST_DETAIL = 0.5
+"""A picture with less `detail` than this shows nothing, neither to learn from nor to place."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"})
 
 # Chosen by content, never by suffix. Image.open would also try formats that start other programs (EPS), and has a
@@ -275,6 +277,13 @@ def resize_image(
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     resized: NDArray[np.uint8] = cv2.resize(image, size, interpolation=method)
     return resized, camera.resized(*size)
+
+
+def detail(image: NDArray[np.uint8]) -> float:
+    """Mean length of the grey gradient, grey levels a pixel: how much there is in a picture to place it by."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    across, down = np.diff(grey, axis=1)[:-1], np.diff(grey, axis=0)[:, :-1]
+    return float(np.sqrt(across**2 + down**2).mean())
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -68,6 +68,16 @@ def trajectory(name: Literal["adagrad", "sgd", "adam", "adamw"], **more: Any) ->
     return np.array(found)
 
 
+def test_single_numbers_may_learn_faster() -> None:
+    network = nn.Linear(2, 2)
+    network.weigh = nn.Parameter(torch.tensor(0.5))
+    made, _ = optimizer(network, "sgd", 0.1, 0.01, steps=5, number_multiplier=20)
+    kernels, _, numbers = made.param_groups
+    assert (kernels["lr"], kernels["weight_decay"]) == (0.1, 0.01)
+    assert (numbers["lr"], numbers["weight_decay"]) == (2.0, 0.0)
+    assert numbers["params"] == [network.weigh]
+
+
 def test_adagrad_is_that_of_caffe() -> None:
     w, b, squares, expected = 0.5, -0.2, np.zeros(2), []
     for step in range(30):
@@ -137,7 +147,7 @@ def test_the_schedule_moves_every_group() -> None:
         rates.append([group["lr"] for group in made.param_groups])
         made.step()
         schedule.step()
-    assert rates == [[1, 2, 1], [1, 2, 1], [0.5, 1, 0.5], [0.5, 1, 0.5], [0.25, 0.5, 0.25]]
+    assert rates == [[1, 2, 1, 1], [1, 2, 1, 1], [0.5, 1, 0.5, 0.5], [0.5, 1, 0.5, 0.5], [0.25, 0.5, 0.25, 0.25]]
 
 
 def test_unknown_names() -> None:

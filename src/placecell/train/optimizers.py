@@ -28,6 +28,7 @@ def optimizer(
     momentum: float = 0.9,
     bias_multiplier: float = 1.0,
     bias_decay: float = 0.0,
+    number_multiplier: float = 1.0,
     gamma: float = 1.0,
     every: int = 1,
     warmup: float = 0.3,
@@ -43,12 +44,13 @@ def optimizer(
         momentum: of `sgd`, and the first beta of `adam` and `adamw`; `adagrad` has none.
         bias_multiplier: learning rate of biases over that of the rest (Caffe's lr_mult).
         bias_decay: weight decay of biases over that of the rest (Caffe's decay_mult).
+        number_multiplier: learning rate of single numbers (learned loss weights) over that of the rest.
         gamma, every, warmup: see `factor`.
 
     Raises:
         ValueError: the optimizer or the schedule is unknown.
     """
-    groups = _groups(network, learning_rate, weight_decay, bias_multiplier, bias_decay)
+    groups = _groups(network, learning_rate, weight_decay, bias_multiplier, bias_decay, number_multiplier)
     eps = _EPS.get(name) if eps is None else eps
     made: Optimizer
     if name == "adamw":
@@ -96,19 +98,27 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def _groups(
-    network: nn.Module, learning_rate: float, weight_decay: float, bias_multiplier: float, bias_decay: float
+    network: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    bias_multiplier: float,
+    bias_decay: float,
+    number_multiplier: float,
 ) -> list[dict[str, Any]]:
-    """Kernels; biases; norms and learned loss weights."""
+    """Kernels; biases; norms; learned loss weights."""
     kernels: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    numbers: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             is_bias = name.rpartition(".")[2].startswith("bias")
-            (biases if is_bias else kernels if parameter.ndim >= 2 else others).append(parameter)
+            by_shape = numbers if parameter.ndim == 0 else kernels if parameter.ndim >= 2 else others
+            (biases if is_bias else by_shape).append(parameter)
     groups = [
         {"params": kernels, "lr": learning_rate, "weight_decay": weight_decay},
         {"params": biases, "lr": bias_multiplier * learning_rate, "weight_decay": bias_decay * weight_decay},
         {"params": others, "lr": learning_rate, "weight_decay": 0.0},
+        {"params": numbers, "lr": number_multiplier * learning_rate, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

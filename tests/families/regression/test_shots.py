@@ -12,8 +12,7 @@ from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.errors import ImageError, MapError
 from placecell.families.regression.shots import Shots, shots_of
-from placecell.families.regression.sight import detail
-from placecell.images import load_query, write_jpeg
+from placecell.images import detail, load_query, write_jpeg
 from placecell.log import Silent
 from placecell.resample import canonical_camera, resample
 from placecell.scene import Frame, Scene

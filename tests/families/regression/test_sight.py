@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from placecell.backbones import MEAN, STD, picture_tensor
 from placecell.camera import Camera
 from placecell.families.regression.depth_code import encode_depth
-from placecell.families.regression.sight import depth_as, depth_tensor, detail, turned_depth
+from placecell.families.regression.sight import depth_as, depth_tensor, turned_depth
+from placecell.images import detail
 from placecell.pose import Array
 from placecell.synthetic import render, room, trajectory
 

@@ -24,8 +24,9 @@ from placecell.families.regression.config import Regression
 from placecell.families.regression.localizer import RegressionMap, answering, size_seen
 from placecell.families.regression.network import PoseNetwork
 from placecell.families.regression.novel import Known, Wander, typical_depth
-from placecell.families.regression.shots import LEAST_DETAIL, Shots, require_depth, shots_of
+from placecell.families.regression.shots import Shots, require_depth, shots_of
 from placecell.families.regression.training import RegressionTask
+from placecell.images import LEAST_DETAIL
 from placecell.localizer import MapInfo, config_to_json
 from placecell.log import Log, Silent
 from placecell.resample import canonical_camera
@@ -227,6 +228,7 @@ def _fit(task: RegressionTask, network: PoseNetwork, scene: Scene, device: str, 
             config.weight_decay,
             eps=config.eps,
             bias_multiplier=config.bias_multiplier,
+            number_multiplier=config.loss_multiplier,
             steps=steps,
             schedule=config.schedule,
             warmup=_WARMUP,

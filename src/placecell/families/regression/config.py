@@ -112,6 +112,8 @@ class Regression:
     """The optimizer's guard against division by zero; PoseLSTM trains with 1."""
     bias_multiplier: float = 1.0
     """Learning rate of the biases, times that of the weights; Caffe's PoseNet trains with 2."""
+    loss_multiplier: float = 1.0
+    """Learning rate of the learned loss weights, times that of the network; short trainings leave them behind at 1."""
     schedule: Literal["constant", "onecycle", "step", "exponential"] = "onecycle"
     """How the learning rate goes on."""
     gamma: float = 0.9
@@ -178,7 +180,8 @@ def _require_ranges(config: Regression) -> None:
     for key in ("colour", "pretrain", "new_view_share"):
         if not 0 <= getattr(config, key) <= 1:
             raise ValueError(f"{key} lies between 0 and 1, not {getattr(config, key)}")
-    for key in ("learning_rate", "epochs", "eps", "beta", "bias_multiplier", "gamma", "new_view_distance"):
+    rates = ("learning_rate", "bias_multiplier", "loss_multiplier")
+    for key in (*rates, "epochs", "eps", "beta", "gamma", "new_view_distance"):
         if not getattr(config, key) > 0:
             raise ValueError(f"{key} has to be positive, not {getattr(config, key)}")
     if config.gamma > 1:

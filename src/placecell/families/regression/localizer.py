@@ -21,7 +21,8 @@ from placecell.families.regression import dense
 from placecell.families.regression.config import Regression
 from placecell.families.regression.network import Answer, PoseNetwork
 from placecell.families.regression.saliency import on_picture, saliency_of
-from placecell.families.regression.sight import depth_as, depth_tensor, detail
+from placecell.families.regression.sight import depth_as, depth_tensor
+from placecell.images import detail
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pose import Pose
 from placecell.resample import resample

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from placecell.anchor import Anchor, Floats
 from placecell.camera import Camera
 from placecell.families.regression.shots import Shots
-from placecell.families.regression.sight import detail
+from placecell.images import detail
 from placecell.log import Log
 from placecell.points import PointCloud
 from placecell.pose import Array, Pose

@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from placecell.anchor import Anchor, Floats
 from placecell.camera import Camera
 from placecell.errors import MapError
-from placecell.families.regression.sight import depth_as, detail
-from placecell.images import load_query
+from placecell.families.regression.sight import depth_as
+from placecell.images import detail, load_query
 from placecell.log import Log
 from placecell.resample import resample
 from placecell.scene import Frame, Scene
 from placecell.train.pictures import Pictures, files_identity
-
-LEAST_DETAIL = 0.5
-"""Grey levels a pixel: a picture with less in it is blank to a network, whatever it shows."""
 
 
 @dataclass(frozen=True, eq=False)

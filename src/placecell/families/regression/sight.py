@@ -23,13 +23,6 @@ def depth_tensor(depths_m: Sequence[tuple[NDArray[np.float32], Camera]]) -> Tens
     return torch.from_numpy(codes).permute(0, 3, 1, 2)
 
 
-def detail(image: NDArray[np.uint8]) -> float:
-    """Mean length of the grey gradient, grey levels a pixel: how much there is in a picture to place it by."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    across, down = np.diff(grey, axis=1)[:-1], np.diff(grey, axis=0)[:, :-1]
-    return float(np.sqrt(across**2 + down**2).mean())
-
-
 def depth_as(depth_m: NDArray[np.float32], camera: Camera, target: Camera) -> NDArray[np.float32]:
     """(H, W) depth as another camera at the same place measures it, by its nearest point in each pixel."""
     return register_depth(depth_m, DepthSensor(camera, Pose.identity()), target)

@@ -20,13 +20,16 @@ from placecell.families.regression.alignment import surface_loss
 from placecell.families.regression.config import Regression
 from placecell.families.regression.network import Answer
 from placecell.families.regression.novel import surface_targets
-from placecell.families.regression.shots import LEAST_DETAIL, Shots
+from placecell.families.regression.shots import Shots
 from placecell.families.regression.sight import depth_tensor, turned_depth
 from placecell.geometry_torch import rotation_angle_rad
+from placecell.images import LEAST_DETAIL
 from placecell.pose import Array
 
 _POINTS = 128
 """Points of a picture in a step of the reprojection loss."""
+_LEAST_PX = 0.1
+"""Reprojection errors below this teach nothing more."""
 _JUDGED_AT_ONCE = 32
 _EPOCHS, _SAMPLES = 1, 2
 """Purposes of the seeds."""
@@ -149,6 +152,9 @@ class RegressionTask:
             return losses.learned_loss(answer, *truth, s_x, s_q, norm=config.norm)
         points, valid = batch["points"], batch["points_valid"]
         loss = losses.reprojection_loss(answer, *truth, points_BN3=points, valid_BN=valid, matrix_B33=batch["K"])
+        # The learned weighting divides a loss by its own size; the optimizer's running moments are used to that. Pixels
+        # as they are would come as gradients a hundred times longer, and throw away what was learned.
+        loss = loss.clamp_min(_LEAST_PX).log()
         return loss + 0.0 * (s_x + s_q)  # several devices wait for a gradient of every parameter
 
     def validate(self, network: nn.Module) -> dict[str, float]:
