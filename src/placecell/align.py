@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from placecell.errors import SceneError
-from placecell.pose import Array, Pose, pose_error
+from placecell.pose import Array, Pose, closest_rotation, pose_error
 from placecell.scene import Scene
 
 _TRIALS = 500
@@ -298,11 +298,8 @@ def _fit(a: Array, b: Array, scale: bool) -> _Fits:
     offset_a, offset_b = a - mean_a[..., None, :], b - mean_b[..., None, :]
     variance_a = (offset_a**2).sum(axis=(-2, -1)) / a.shape[-2]  # eq. 36
     covariance = np.swapaxes(offset_b, -1, -2) @ offset_a / a.shape[-2]  # eq. 38
-    u, d, vt = np.linalg.svd(covariance)
-    s = np.ones(d.shape)
-    s[..., 2] = np.sign(np.linalg.det(u) * np.linalg.det(vt))  # eq. 43: never a reflection
-    rotation = (u * s[..., None, :]) @ vt  # eq. 40
-    factor = (d * s).sum(axis=-1) / variance_a if scale else np.ones(d.shape[:-1])  # eq. 42
+    rotation = closest_rotation(covariance)  # eq. 40, 43
+    factor = (rotation * covariance).sum(axis=(-2, -1)) / variance_a if scale else np.ones(a.shape[:-2])  # eq. 42
     translation = mean_b - factor[..., None] * (rotation @ mean_a[..., None])[..., 0]  # eq. 41
     return _Fits(factor, rotation, translation)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import poselib
@@ -13,6 +13,8 @@ from placecell.camera import Camera
 from placecell.pose import Array, Pose
 
 Mask = NDArray[np.bool_]
+Noise = float | NDArray[np.float64]
+F = TypeVar("F", np.float32, np.float64)
 
 NOISE_PX = 0.7
 """Standard deviation of a feature's place, a pixel axis: what SIFT's residuals against well-seen points show."""
@@ -46,6 +48,7 @@ def solve_pnp(
     max_error_px: float = 6.0,
     confidence: float = 0.9999,
     refine: bool = True,
+    noise_px: Noise = NOISE_PX,
     seed: int = 0,
 ) -> PnP:
     """Camera pose from 2D-3D matches: LO-RANSAC with P3P (poselib), then `refine_pnp` on its inliers.
@@ -55,6 +58,7 @@ def solve_pnp(
         pixels: (N, 2) px of `camera`, distorted as the picture is.
         max_error_px: a match agrees when its reprojection error is below this.
         refine: without it the pose is RANSAC's own, and there is no covariance.
+        noise_px: as in `refine_pnp`.
 
     Raises:
         ValueError: shapes disagree, or a coordinate is not finite.
@@ -79,7 +83,7 @@ def solve_pnp(
         return none
     first = Pose.nearest(found.Rt).inv
     if refine:
-        return refine_pnp(points, image, camera, first, max_error_px=max_error_px)
+        return refine_pnp(points, image, camera, first, max_error_px=max_error_px, noise_px=noise_px)
     residuals = _residuals(points, flat, camera, first)
     inliers = (residuals**2).sum(axis=1) < max_error_px**2
     return PnP(first, inliers, None, residual_sigma_px(residuals[inliers]))
@@ -93,37 +97,45 @@ def refine_pnp(
     *,
     point_covariance: NDArray[np.floating] | None = None,
     max_error_px: float = 6.0,
+    noise_px: Noise = NOISE_PX,
 ) -> PnP:
     """Robust least squares around a first pose over the matches that agree with it, and the covariance of the answer.
 
     Minimises Σ ρ(r_iᵀ S_i⁻¹ r_i) over the pixels of the distortion-free camera, r_i the reprojection error,
-    ρ(s) = log(1 + s) (Cauchy), S_i = `NOISE_PX`² I + A_i Σ_i A_iᵀ, where Σ_i is the covariance of point i and A_i the
+    ρ(s) = log(1 + s) (Cauchy), S_i = `noise_px`² I + A_i Σ_i A_iᵀ, where Σ_i is the covariance of point i and A_i the
     derivative of its pixel: points that were seen from one side only count less across their line of sight.
 
     Args:
         point_covariance: (N, 3, 3) in world axes; None for points that are exact.
         max_error_px: how far off a match may be to take part; decided anew after the first solution.
+        noise_px: standard deviation of the pixels, of all alike or (N,) of each.
     """
     points, image = _checked(points_world, pixels)
     covariance = None if point_covariance is None else np.asarray(point_covariance, np.float64)
+    noise = np.broadcast_to(np.asarray(noise_px, np.float64), len(image))
     flat = camera.undistort(image)
     for _ in range(2):
         inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
         if inliers.sum() < 4:
             return PnP(None, inliers, None, float("nan"))
         chosen = None if covariance is None else covariance[inliers]
-        world_from_cam = _least_squares(points[inliers], flat[inliers], camera, world_from_cam, chosen)
+        world_from_cam = _least_squares(points[inliers], flat[inliers], camera, world_from_cam, chosen, noise[inliers])
     inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
     if inliers.sum() < 4:
         return PnP(None, inliers, None, float("nan"))
     chosen = None if covariance is None else covariance[inliers]
-    found = pose_covariance(points[inliers], flat[inliers], camera, world_from_cam, chosen)
+    found = pose_covariance(points[inliers], flat[inliers], camera, world_from_cam, chosen, noise[inliers])
     residuals = _residuals(points[inliers], flat[inliers], camera, world_from_cam)
     return PnP(world_from_cam, inliers, found, residual_sigma_px(residuals))
 
 
 def pose_covariance(
-    points_world: Array, pixels: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None = None
+    points_world: Array,
+    pixels: Array,
+    camera: Camera,
+    world_from_cam: Pose,
+    point_covariance: Array | None = None,
+    noise_px: Noise = NOISE_PX,
 ) -> Array:
     """(6, 6) covariance of a refined pose: right perturbation of `world_from_cam`, (rx ry rz tx ty tz).
 
@@ -135,7 +147,7 @@ def pose_covariance(
     Args:
         pixels: (N, 2) px of the distortion-free camera.
     """
-    whitening = _whitening(points_world, camera, world_from_cam, point_covariance)
+    whitening = _whitening(points_world, camera, world_from_cam, point_covariance, noise_px)
     squares, _, jacobian = _linearised(points_world, pixels, camera, world_from_cam, whitening)
     freedom = max(2 * len(points_world) - 6, 1)
     influence = max(float((squares / (1.0 + squares) ** 2).sum()) / freedom, _LEAST_VARIANCE)
@@ -151,10 +163,15 @@ def pose_covariance(
 
 
 def _least_squares(
-    points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None
+    points_world: Array,
+    flat: Array,
+    camera: Camera,
+    world_from_cam: Pose,
+    point_covariance: Array | None,
+    noise_px: Noise,
 ) -> Pose:
     """Gauss-Newton with Cauchy's weights, damped when a step does not help; S stays that of the first pose."""
-    whitening = _whitening(points_world, camera, world_from_cam, point_covariance)
+    whitening = _whitening(points_world, camera, world_from_cam, point_covariance, noise_px)
     damping, cost, best = 1e-9, float("inf"), world_from_cam
     for _ in range(15):
         squares, residuals, jacobian = _linearised(points_world, flat, camera, world_from_cam, whitening)
@@ -182,15 +199,17 @@ class _Whitening(NamedTuple):
     vv: Array | float
 
 
-def _whitening(points_world: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None) -> _Whitening:
+def _whitening(
+    points_world: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None, noise_px: Noise
+) -> _Whitening:
     if point_covariance is None:
-        return _Whitening(1.0 / NOISE_PX, 0.0, 1.0 / NOISE_PX)
+        return _Whitening(1.0 / noise_px, 0.0, 1.0 / noise_px)
     jacobian = projection_jacobian(points_world, camera, world_from_cam)
     by_point = -jacobian[:, :, 3:] @ world_from_cam.rotation.T  # moving the camera forward is moving the point back
     spread = by_point @ point_covariance @ by_point.transpose(0, 2, 1)
-    a = np.sqrt(spread[:, 0, 0] + NOISE_PX**2)
+    a = np.sqrt(spread[:, 0, 0] + noise_px**2)
     b = spread[:, 0, 1] / a
-    c = np.sqrt(spread[:, 1, 1] + NOISE_PX**2 - b**2)
+    c = np.sqrt(spread[:, 1, 1] + noise_px**2 - b**2)
     return _Whitening(1.0 / a, -b / (a * c), 1.0 / c)
 
 
@@ -207,15 +226,20 @@ def _linearised(
 
 
 def projection_jacobian(points_world: Array, camera: Camera, world_from_cam: Pose) -> Array:
-    """(N, 2, 6) derivative of the pinhole pixels by ξ in `world_from_cam @ exp(ξ)`.
+    """(N, 2, 6) derivative of the pinhole pixels by ξ in `world_from_cam @ exp(ξ)`."""
+    return jacobian_in_view((points_world - world_from_cam.translation) @ world_from_cam.rotation, camera)
+
+
+def jacobian_in_view(points_cam: NDArray[F], camera: Camera) -> NDArray[F]:
+    """(..., 2, 6) as `projection_jacobian`, of points (..., 3) in camera axes.
 
     The point in moved camera axes is exp(-ξ) x ≈ x - ρ - φ × x, so ∂x/∂(φ, ρ) = ([x]×, -I).
     """
-    x, y, z = ((points_world - world_from_cam.translation) @ world_from_cam.rotation).T
-    a, b = x / z, y / z
-    jacobian = np.empty((len(z), 2, 6))
-    jacobian[:, 0] = camera.fx * np.stack([a * b, -1.0 - a * a, b, -1.0 / z, np.zeros_like(z), a / z], axis=-1)
-    jacobian[:, 1] = camera.fy * np.stack([1.0 + b * b, -a * b, -a, np.zeros_like(z), -1.0 / z, b / z], axis=-1)
+    x, y, z = (points_cam[..., axis] for axis in range(3))
+    a, b, inverse, zero = x / z, y / z, 1.0 / z, np.zeros_like(z)
+    jacobian = np.empty((*points_cam.shape[:-1], 2, 6), dtype=points_cam.dtype)
+    jacobian[..., 0, :] = camera.fx * np.stack([a * b, -1.0 - a * a, b, -inverse, zero, a * inverse], axis=-1)
+    jacobian[..., 1, :] = camera.fy * np.stack([1.0 + b * b, -a * b, -a, zero, -inverse, b * inverse], axis=-1)
     return jacobian
 
 

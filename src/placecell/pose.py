@@ -67,7 +67,7 @@ class Pose:
         values = np.asarray(matrix, dtype=np.float64)
         if values.shape not in ((3, 4), (4, 4)) or not np.isfinite(values).all():
             raise ValueError(f"a pose matrix is (3, 4) or (4, 4) and finite, not {values.shape} {values.tolist()}")
-        rotation = _closest_rotation(values[:3, :3])
+        rotation = closest_rotation(values[:3, :3])
         if np.linalg.norm(rotation - values[:3, :3], ord=2) > 0.1:
             raise ValueError(f"not nearly a rotation: {values[:3, :3].tolist()}; is it scaled or mirrored?")
         return cls(rotation, values[:3, 3])
@@ -193,13 +193,13 @@ def mean_pose(poses: Sequence[Pose], weights: ArrayLike | None = None) -> Pose:
     if np.linalg.svd(total, compute_uv=False)[1] < 1e-6:
         raise ValueError("the rotations are too far apart for a mean")
     translation = np.einsum("n,ni->i", weight, np.array([pose.translation for pose in poses]))
-    return Pose(_closest_rotation(total), translation)
+    return Pose(closest_rotation(total), translation)
 
 
-def _closest_rotation(matrix: Array) -> Array:
-    """The rotation closest to a (3, 3) matrix in the Frobenius norm (Kabsch)."""
-    u, _, vt = np.linalg.svd(matrix)
-    u[:, 2] *= np.linalg.det(u @ vt)
+def closest_rotation(matrix: ArrayLike) -> Array:
+    """The rotations closest to matrices (..., 3, 3) in the Frobenius norm (Kabsch 1976): never reflections."""
+    u, _, vt = np.linalg.svd(np.asarray(matrix, dtype=np.float64))
+    u[..., 2] *= np.linalg.det(u @ vt)[..., None]
     rotation: Array = u @ vt
     return rotation
 
