@@ -341,3 +341,27 @@ class TestPointCovariance:
         )
         assert pose_error(there[0], moved_from_world @ here[0]).distance < 1e-6
         np.testing.assert_allclose(there[1], here[1], rtol=1e-4, atol=1e-12)
+
+
+class TestNoiseOfEachMatch:
+    def test_the_scatter_is_what_it_says_and_less_than_when_all_count_alike(self) -> None:
+        points, pixels, _ = matches(PINHOLE, 200)
+        noise_px = np.where(np.arange(200) % 2 == 0, 0.3, 4.0)
+        rng, told, untold = np.random.default_rng(5), [], []
+        for _ in range(150):
+            seen = pixels + noise_px[:, None] * rng.standard_normal(pixels.shape)
+            for noise, found in ((noise_px, told), (2.0, untold)):
+                answer = refine_pnp(points, seen, PINHOLE, WORLD_FROM_CAM, max_error_px=20.0, noise_px=noise)
+                pose, covariance = posed(answer)
+                error = (WORLD_FROM_CAM.inv @ pose).log()
+                found.append((float(error @ error), float(error @ np.linalg.solve(covariance, error))))
+        (size, nees), (size_untold, _) = np.mean(told, axis=0), np.mean(untold, axis=0)
+        assert size < 0.3 * size_untold
+        assert nees == pytest.approx(6.0, rel=0.25)
+
+    def test_one_number_is_that_of_all(self) -> None:
+        points, pixels, _ = matches(PINHOLE, 60, sigma_px=1.0)
+        alike = solve_pnp(points, pixels, PINHOLE, noise_px=1.5)
+        each = solve_pnp(points, pixels, PINHOLE, noise_px=np.full(60, 1.5))
+        np.testing.assert_array_equal(posed(alike)[1], posed(each)[1])
+        assert (posed(alike)[1] != posed(solve_pnp(points, pixels, PINHOLE))[1]).any()
