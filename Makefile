@@ -6,7 +6,7 @@ RUN_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint types contract check test-slow test-data bench-core bench-regression
+.PHONY: setup demo test lint types contract check test-slow test-data bench-core bench-regression bench-compression
 
 setup: $(DEV_READY)
 
@@ -40,6 +40,9 @@ bench-core: setup
 
 bench-regression: setup
 	$(BIN)/python benchmarks/regression.py
+
+bench-compression: setup
+	$(BIN)/python benchmarks/compression.py
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -21,6 +21,7 @@ from placecell import atomic
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.log import Log
+from placecell.points import PointCloud
 from placecell.scene import Scene, camera_to_json, field_of, read_json
 
 FORMAT = 1
@@ -85,6 +86,15 @@ class PoseFeatures(Protocol):
 
     def pose_features(self, queries: Sequence[Query]) -> NDArray[np.float32]:
         """(N, D), a row a query; NaN for a picture that it can do nothing with."""
+        ...
+
+
+@runtime_checkable
+class Charted(Protocol):
+    """A map that knows points of the place."""
+
+    def cloud(self) -> PointCloud:
+        """Its points in the world, with their colours."""
         ...
 
 

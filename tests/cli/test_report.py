@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conftest import Command
+from placecell.catalog import load_map
 from placecell.localizer import map_fingerprint
 from placecell.scene import Scene
 from test_verdict import off, write_run
@@ -65,3 +67,19 @@ def test_the_map_has_to_be_that_of_the_run(
     said = placecell(*words, tmp_path)
     assert said.code == 1 and "is not a map" in said.err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_scene_without_points_is_drawn_with_those_of_the_map(
+    room_scene: Scene, room_map_folder: Maps, placecell: Command, tmp_path: Path
+) -> None:
+    bare, structure = replace(room_scene, points=None), room_map_folder("structure")
+    bare.save(tmp_path / "bare")
+    fingerprint = map_fingerprint(structure)
+    run = write_run(tmp_path / "run", bare, off(bare), change=lambda row: row["map"].update(fingerprint=fingerprint))
+    sizes = []
+    for words in ((), ("--map", structure)):
+        page = tmp_path / f"page{len(words)}.html"
+        said = placecell("report", run, tmp_path / "bare", page, *words)
+        assert (said.code, said.err) == (0, "")
+        sizes.append(page.stat().st_size)
+    assert sizes[1] - sizes[0] > 9 * len(load_map(structure).cloud())  # type: ignore[attr-defined]

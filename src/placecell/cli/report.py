@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from placecell import catalog
 from placecell.cli.terminal import Terminal, finish, parse, unused
 from placecell.errors import MapError, MissingExtra, PlacecellError
-from placecell.localizer import Localizer, load_info, load_map_tensors, map_bytes, map_fingerprint
-from placecell.points import PointCloud
+from placecell.localizer import Charted, Localizer, load_info, map_bytes, map_fingerprint
 from placecell.report import write_report
 from placecell.run import RunInfo
 from placecell.scene import Scene
@@ -47,11 +45,13 @@ def report(
         raise PlacecellError(f"{out} exists already; name another file or pass --overwrite")
     place = Scene.load(scene)
     found = verdict(run, place)
-    about, localizer, log = _about(found.run), None, Terminal()
+    about, log = _about(found.run), Terminal()
+    localizer: Localizer | None = None
     if map is not None:
         about |= _map_told(map, found.run)
-        place = replace(place, points=place.points or _points_of(map))
         localizer = _map_at(map, log)
+    if localizer is not None and isinstance(localizer, Charted):
+        place = replace(place, points=place.points or localizer.cloud())
     write_report(
         out,
         place,
@@ -91,11 +91,3 @@ def _map_at(map: Path, log: Terminal) -> Localizer | None:
     except MissingExtra as error:
         log.warn(f"the page does not show what the map sees: {error}")
         return None
-
-
-def _points_of(map: Path) -> PointCloud | None:
-    """The points of a map that has some, for a scene that has none."""
-    tensors = load_map_tensors(map)
-    if not {"points", "points.rgb"} <= set(tensors):
-        return None
-    return PointCloud.bare(tensors["points"].astype(np.float64), tensors["points.rgb"])

@@ -1,0 +1,226 @@
+"""A structure map that answers: SIFT features matched to points through the pictures most like the query."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from placecell.camera import Camera
+from placecell.estimate import Estimate, Query
+from placecell.families.structure.codes import Codes
+from placecell.families.structure.config import Structure
+from placecell.families.structure.places import Places, gaps, lists
+from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
+from placecell.pnp import PnP, refine_pnp, solve_pnp
+from placecell.points import PointCloud
+from placecell.pose import Array, Pose
+from placecell.sift import Features, as_unit, match
+from placecell.vlad import Vlad
+
+Indices = NDArray[np.int32]
+Points = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class StructureMap:
+    """A built structure map."""
+
+    family: Structure
+    info: MapInfo
+    places: Places
+    rgb: NDArray[np.uint8]
+    """(N, 3), for the eye."""
+    codes: Codes
+    """Of the mean RootSIFT of each point's track."""
+    seen_point: Indices
+    """(M,) points seen by picture 0, then by picture 1, …"""
+    seen_start: Indices
+    """(F + 1,) where each picture's part of `seen_point` begins."""
+    vlad: Vlad | None
+    """None where the whole map is matched at once."""
+    vectors: NDArray[np.float32]
+    """(F, D) VLAD of each picture; D = 0 without."""
+
+    @property
+    def points(self) -> Array:
+        """(N, 3) world."""
+        return self.places.points_world
+
+    def cloud(self) -> PointCloud:
+        """The points and their colours."""
+        return PointCloud.bare(self.points, self.rgb)
+
+    def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+        """Place each picture; one without enough agreeing matches is refused with their number."""
+        return [self._localize(query) for query in queries]
+
+    def _localize(self, query: Query) -> Estimate:
+        start = time.perf_counter()
+        found, needed = None, self.family.least
+        reason = query.defect
+        if reason is None:
+            features = self.family.sift.detect(query.image)
+            if len(features) < self.family.least:
+                reason = f"{len(features)} features found, {self.family.least} needed; the picture is dark or blurred"
+            else:
+                found, needed = self._search(features, query)
+        seconds = time.perf_counter() - start
+        if found is None or found.world_from_cam is None or found.count < needed:
+            count = 0 if found is None else found.count
+            reason = reason or f"{count} matches agree on a pose, {needed} needed"
+            return Estimate.refusal(query.name, reason, seconds)
+        return Estimate(
+            query.name, found.world_from_cam, found.covariance, inliers=found.count, seconds=time.perf_counter() - start
+        )
+
+    def _search(self, features: Features, query: Query) -> tuple[PnP | None, int]:
+        """2D-to-3D through the retrieved pictures, best first, until enough agree; then 3D-to-2D around them.
+
+        Returns what was found, and how many matches have to agree for it to be an answer.
+        """
+        order = self._likely(features)
+        unit = as_unit(features.descriptors)
+        points, pixels = np.zeros(0, np.intp), np.zeros((0, 2))
+        best: PnP | None = None
+        for fresh, asking in self._parts(order):
+            found = match(unit[asking], self.codes.vectors(fresh), ratio=self.family.ratio)
+            points = np.concatenate([points, fresh[found.second]])
+            pixels = np.concatenate([pixels, features.pixels[asking][found.first]])
+            best = solve_pnp(
+                self.points[points], pixels, query.camera, max_error_px=self.family.max_error_px, refine=False
+            )
+            if best.count >= self.family.enough:
+                break
+        needed = max(self.family.least, math.ceil(self.family.agreement * len(points)))
+        if best is None or best.world_from_cam is None or best.count < needed:
+            return best, needed
+        near = self._around(points[best.inliers], order, query.camera, best.world_from_cam)
+        found_points, chosen = self._guided(near, features, unit)
+        more = self._refine(found_points, features.pixels[chosen], query, best.world_from_cam)
+        if more.count < best.count:
+            more = self._refine(points, pixels, query, best.world_from_cam)
+        return more, self.family.least
+
+    def _likely(self, features: Features) -> Points:
+        """The pictures of the map, those most like the query first; all alike where the map cannot tell."""
+        if self.vlad is None:
+            return np.arange(len(self.seen_start) - 1)
+        return np.argsort(-(self.vectors @ self.vlad.describe(features.descriptors)), kind="stable")
+
+    def _parts(self, order: Points) -> Iterator[tuple[Points, slice]]:
+        """Points to match and the features that ask them, the most promising first."""
+        strongest = self.family.strongest
+        if self.vlad is None:
+            everything = np.arange(len(self.points))
+            yield everything, slice(0, strongest)
+            yield everything, slice(strongest, None)
+            return
+        known = np.zeros(len(self.points), dtype=bool)
+        begin, step, asking = 0, 3, slice(0, strongest)
+        while begin < min(self.family.retrieved, len(order)):
+            fresh = self._points_of(order[begin : begin + step])
+            fresh = fresh[~known[fresh]]
+            known[fresh] = True
+            yield fresh, asking
+            begin, step, asking = begin + step, 2 * step, slice(None)
+
+    def _refine(self, points: Points, pixels: NDArray[np.floating], query: Query, world_from_cam: Pose) -> PnP:
+        """The pose and its covariance by matches whose points carry their own."""
+        return refine_pnp(
+            self.points[points],
+            pixels,
+            query.camera,
+            world_from_cam,
+            point_covariance=self.places.covariance(points),
+            max_error_px=self.family.max_error_px,
+        )
+
+    def _around(self, seen: Points, order: Points, camera: Camera, world_from_cam: Pose) -> Projected:
+        """The points of the pictures that share most with those seen, where they fall on the query."""
+        mark = np.zeros(len(self.points), dtype=np.int32)
+        mark[seen] = 1
+        likely = order if self.vlad is None else order[: 2 * self.family.covisible]
+        shared = np.array([mark[self._seen_by(picture)].sum() for picture in likely])
+        near = self._points_of(likely[np.argsort(-shared, kind="stable")[: self.family.covisible]])
+        pixels = camera.project(world_from_cam.inv.apply(self.points[near]))
+        inside = camera.contains(pixels)
+        return Projected(near[inside], pixels[inside])
+
+    def _guided(self, near: Projected, features: Features, unit: NDArray[np.float32]) -> tuple[Points, Points]:
+        """3D-to-2D matches (points, features): the best within `radius_px` of where a point falls, each used once."""
+        radius_px = self.family.radius_px
+        distance, index = KDTree(features.pixels).query(near.pixels, k=4, distance_upper_bound=radius_px)
+        which, rank = np.nonzero(np.isfinite(np.asarray(distance)))
+        feature = np.asarray(index)[which, rank]
+        seen = np.unique(which)
+        rows = np.zeros(len(near.points), np.intp)
+        rows[seen] = np.arange(len(seen))
+        described = self.codes.vectors(near.points[seen])
+        likeness = np.einsum("nd,nd->n", unit[feature], described[rows[which]])
+        good = np.flatnonzero(likeness > self.family.likeness)
+        order = good[np.argsort(-likeness[good], kind="stable")]
+        which, feature = which[order], feature[order]
+        first = _first_of_each(which) & _first_of_each(feature)
+        return near.points[which[first]], feature[first]
+
+    def _points_of(self, pictures: Points) -> Points:
+        """Points that any of the pictures saw, sorted."""
+        mark = np.zeros(len(self.points), dtype=bool)
+        for picture in pictures:
+            mark[self._seen_by(picture)] = True
+        return np.flatnonzero(mark)
+
+    def _seen_by(self, picture: int) -> Indices:
+        return self.seen_point[self.seen_start[picture] : self.seen_start[picture + 1]]
+
+    def save(self, folder: Path) -> None:
+        """Write the map folder."""
+        tensors: dict[str, NDArray[Any]] = {
+            **self.places.tensors(),
+            **self.codes.tensors(),
+            "points.rgb": self.rgb,
+            "seen.step": gaps(self.seen_point, self.seen_start),
+            "seen.start": self.seen_start,
+        }
+        if self.vlad is not None:
+            tensors |= {"pictures.vlad": self.vectors.astype(np.float16), **self.vlad.tensors()}
+        save_map(folder, self.info, tensors)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """Read a map folder."""
+        info, tensors = load_info(folder), load_map_tensors(folder)
+        family, starts = config_from_json(Structure, info.config), tensors["seen.start"]
+        vectors = np.zeros((len(starts) - 1, 0)) if family.at_once else tensors["pictures.vlad"]
+        return cls(
+            family=family,
+            info=info,
+            places=Places.from_tensors(tensors),
+            rgb=tensors["points.rgb"],
+            codes=Codes.from_tensors(tensors),
+            seen_point=lists(tensors["seen.step"], starts),
+            seen_start=starts,
+            vlad=None if family.at_once else Vlad.from_tensors(tensors),
+            vectors=vectors.astype(np.float32),
+        )
+
+
+class Projected(NamedTuple):
+    """Points of the map and the pixels they fall on."""
+
+    points: Points
+    pixels: Array
+
+
+def _first_of_each(values: Points) -> NDArray[np.bool_]:
+    first = np.zeros(len(values), dtype=bool)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
