@@ -1,4 +1,4 @@
-"""The rendered place: exact labels, walks that stay clear of the furniture, kinds to fail on, and damage."""
+"""The rendered place: exact labels, walks that stay clear of the furniture, kinds to fail on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from placecell.images import load_query, read_depth, read_image
 from placecell.pose import Pose, pose_error
 from placecell.rendering import render, visible
 from placecell.scene import Scene, centres
-from placecell.synthetic import Damage, Walk, damage, make_scene, make_video, room, sample_points, trajectory
+from placecell.synthetic import Walk, make_scene, make_video, room, sample_points, trajectory
 from placecell.video import frames, probe
 
 CAMERA = Camera.from_focal(640, 480, 525.0)
 WALKS: tuple[Walk, ...] = ("walk", "visit")
-DAMAGES: tuple[Damage, ...] = ("blur", "motion", "occlude", "dark")
 
 
 @pytest.fixture(scope="module")
@@ -189,31 +188,3 @@ def test_make_video_returns_the_pose_of_each_frame(tmp_path: Path) -> None:
         away, away_next = (float(np.abs(frame.image.astype(int) - image).mean()) for image in rendered)
         assert away < 8
         assert away < 0.5 * away_next
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_grows_with_its_strength(kind: Damage) -> None:
-    image = render(room(0), Camera.from_focal(320, 240, 262.0), trajectory("walk", 8)[1]).image
-    untouched = image.copy()
-    np.testing.assert_array_equal(damage(image, kind, 0.0), image)
-    counts = [features(damage(image, kind, strength, seed=1)) for strength in (0.0, 0.4, 0.9)]
-    assert counts[0] > 1.2 * counts[1]
-    assert counts[0] > 2 * counts[2]
-    np.testing.assert_array_equal(damage(image, kind, 0.5, seed=3), damage(image, kind, 0.5, seed=3))
-    worse = damage(image, kind, 0.7)
-    assert worse.shape == image.shape
-    assert worse.dtype == np.uint8
-    np.testing.assert_array_equal(image, untouched)
-
-
-def test_occlusion_covers_the_share_asked_for() -> None:
-    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
-    covered = (damage(image, "occlude", 0.5) != image).any(axis=2).mean()
-    assert 0.45 < covered < 0.62
-
-
-def test_damage_refuses_nonsense() -> None:
-    image = np.zeros((20, 20, 3), np.uint8)
-    for kind, strength in (("fire", 0.5), ("blur", 1.5)):
-        with pytest.raises(ValueError, match="damage"):
-            damage(image, kind, strength)  # type: ignore[arg-type]

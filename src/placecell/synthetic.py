@@ -36,7 +36,6 @@ _LAMPS_WORLD = ((1.9, 2.5, 2.7), (4.3, 2.5, 2.7))
 
 Walk = Literal["walk", "visit", "rotation", "still", "across"]
 SceneKind = Literal["room", "rotation", "black", "single"]
-Damage = Literal["blur", "motion", "occlude", "dark"]
 
 
 @lru_cache(maxsize=2)
@@ -336,49 +335,3 @@ def make_video(
     poses = trajectory(kind, count, seed)
     write_video(path, (render(place, camera, pose).image for pose in poses), fps)
     return poses
-
-
-def damage(image: NDArray[np.uint8], kind: Damage, strength: float, seed: int = 0) -> NDArray[np.uint8]:
-    """A picture made worse; strength 0 leaves it, 1 leaves next to nothing to recognise.
-
-    `blur` out of focus, `motion` shaken along a random direction, `occlude` covered by flat rectangles up to `strength`
-    of its area, `dark` underexposed, with the noise that comes with it.
-    """
-    if kind not in get_args(Damage) or not 0 <= strength <= 1:
-        raise ValueError(f"damage is one of {', '.join(get_args(Damage))} with a strength of 0 to 1")
-    rng = np.random.default_rng(seed)
-    reach_px = strength * 0.03 * image.shape[1]
-    if strength == 0:
-        return image.copy()
-    if kind == "dark":
-        values = image * (1 - strength) ** 2 + 4 * strength * rng.standard_normal(image.shape)
-        return np.clip(values, 0, 255).astype(np.uint8)
-    if kind == "occlude":
-        return _occluded(image, strength, rng)
-    if kind == "blur":
-        damaged: NDArray[np.uint8] = cv2.GaussianBlur(image, (0, 0), max(reach_px, 0.1))
-        return damaged
-    shaken: NDArray[np.uint8] = cv2.filter2D(image, -1, _streak(2 * reach_px, rng.uniform(0, np.pi)))
-    return shaken
-
-
-def _occluded(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    covered, damaged = np.zeros(image.shape[:2], bool), image.copy()
-    height, width = image.shape[:2]
-    while covered.mean() < strength:
-        high, wide = (max(1, int(side * rng.uniform(0.1, 0.3))) for side in (height, width))
-        top, left = int(rng.integers(0, height - high + 1)), int(rng.integers(0, width - wide + 1))
-        block = np.s_[top : top + high, left : left + wide]
-        covered[block] = True
-        damaged[block] = rng.integers(20, 235, 3)
-    return damaged
-
-
-def _streak(length_px: float, angle_rad: float) -> NDArray[np.float32]:
-    half = int(np.ceil(length_px / 2))
-    kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
-    reach = half * np.array([np.cos(angle_rad), np.sin(angle_rad)])
-    start, end = (tuple(int(v) for v in np.round(half + sign * reach)) for sign in (-1, 1))
-    cv2.line(kernel, start, end, 1.0)
-    streak: NDArray[np.float32] = kernel / kernel.sum()
-    return streak
