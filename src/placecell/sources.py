@@ -200,8 +200,8 @@ def hold_out(scene: Scene, share: float) -> Scene:
     """The scene with about a share of its frames as test frames, in contiguous blocks.
 
     Neighbours in a video are near-duplicates: random frames would be tests of memory. Each sequence is cut into ten
-    blocks (one a frame where it is shorter), and evenly spread blocks are held out until the share is reached; one
-    block at least stays.
+    blocks (one a frame where it is shorter), and evenly spread blocks are held out until the share is reached, to
+    within a block; one block at least stays.
 
     Raises:
         SceneError: the share is not between 0 and 1, or the scene has test frames of its own.
@@ -220,11 +220,11 @@ def hold_out(scene: Scene, share: float) -> Scene:
 
 def _held_out(group: Sequence[Frame], share: float) -> list[str]:
     blocks, names = min(_BLOCKS, len(group)), list[str]()
-    # Blocks may differ by a frame: so many of the smaller ones can fall short of the share, and one more is taken.
+    # Blocks may differ by a frame: where so many of the smaller ones fall short by a whole block, one more is taken.
     for taken in range(min(blocks - 1, math.ceil(share * blocks - 1e-9)), blocks):
         chosen = {int((index + 0.5) * blocks / taken) for index in range(taken)}
         names = [frame.name for index, frame in enumerate(group) if index * blocks // len(group) in chosen]
-        if len(names) >= share * len(group) - 1e-9:
+        if len(names) >= share * len(group) - len(group) // blocks:
             break
     return names
 

@@ -96,9 +96,11 @@ sys.exit(", ".join(sorted(heavy)) or 0)
         monkeypatch.setenv("COLUMNS", "400")
         words = [verb, "a", "b", "structure"] if verb == "build" else [verb]
         out = placecell(*words, "--help").out
-        flags = re.findall(r"^\W*(--[a-z][\w-]*)(.*)$", out, re.MULTILINE)
-        assert len(flags) >= 2 or verb == "evaluate"
-        assert [flag for flag, text in flags if len(text.partition("  ")[2].split("(default")[0].split()) < 2] == []
+        # What a flag does stands beside it, or below it where flags are long.
+        flags = re.findall(r"^\W*(--[a-z][\w-]*)(.*)(?=\n(.*))", out, re.MULTILINE)
+        told = {flag: beside.partition("  ")[2].strip(" │") or below for flag, beside, below in flags}
+        assert len(told) >= 2 or verb == "evaluate"
+        assert [flag for flag, text in told.items() if len(text.split("(default")[0].split()) < 2] == []
 
 
 class TestBadCommandLine:
