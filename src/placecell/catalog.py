@@ -12,6 +12,14 @@ from placecell.localizer import Family, Localizer, load_info
 FAMILIES: dict[str, tuple[str, str]] = {
     "structure": ("placecell.families.structure:Structure", "placecell.families.structure:StructureMap"),
     "retrieval": ("placecell.families.retrieval:Retrieval", "placecell.families.retrieval:RetrievalMap"),
+    "coordinates": (
+        "placecell.families.coordinates.config:Coordinates",
+        "placecell.families.coordinates.localizer:CoordinatesMap",
+    ),
+    "forest": (
+        "placecell.families.coordinates.forest.config:Forest",
+        "placecell.families.coordinates.forest.localizer:ForestMap",
+    ),
     "regression": (
         "placecell.families.regression.config:Regression",
         "placecell.families.regression.localizer:RegressionMap",

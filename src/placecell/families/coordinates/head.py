@@ -1,0 +1,75 @@
+"""From what a cell looks like to where it lies: the part of a map that learns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LEAST_SCALE, _MOST_SCALE = 0.01, 4.0
+"""Of the inverse homogeneous coordinate (ACE)."""
+
+
+class Guess(NamedTuple):
+    """Where cells lie."""
+
+    points_N3: Tensor
+    """In the frame of the anchor, scene units."""
+    spread_N: Tensor
+    """Log of how far off, in pixels, the projection is expected to be."""
+
+
+class Head(nn.Module):
+    """Residual layers on the features of one cell at a time; its neighbours are seen by the encoder only.
+
+    The point is c + o / w, with c a mean of cluster centres weighed by a softmax, o an offset and w a positive scale:
+    the homogeneous output of ACE, and the convex combination of GLACE (Wang et al. 2024), which lets one cell jump
+    between far places that look alike.
+    """
+
+    def __init__(self, channels: int, hidden: int, blocks: int, clusters: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(channels, hidden)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(hidden, hidden), nn.ReLU())))
+            for _ in range(blocks)
+        )
+        self.last = nn.Linear(hidden, hidden)
+        self.leave = nn.Linear(hidden, 5 + clusters)
+        nn.init.zeros_(self.leave.bias)
+        with torch.no_grad():
+            self.leave.weight.mul_(0.1)
+        self.register_buffer("mean_C", torch.zeros(channels))
+        self.register_buffer("scale_C", torch.ones(channels))
+        self.register_buffer("centres_K3", torch.zeros(max(clusters, 1), 3))
+        self.register_buffer("size", torch.ones(()))
+        self.mean_C: Tensor
+        self.scale_C: Tensor
+        self.centres_K3: Tensor
+        self.size: Tensor
+
+    def begin(self, features_NC: Tensor, centres_K3: Tensor, size: float) -> None:
+        """Tell the head what features are like, which centres to begin from, and the size of the scene."""
+        self.mean_C.copy_(features_NC.mean(dim=0))
+        self.scale_C.copy_(1 / features_NC.std(dim=0).clamp_min(1e-2))
+        self.centres_K3.copy_(centres_K3)
+        self.size.fill_(size)
+
+    def forward(self, features_NC: Tensor) -> Guess:
+        """Where N cells lie, in float32."""
+        features = F.relu(self.enter((features_NC.float() - self.mean_C) * self.scale_C))
+        for block in self.blocks:
+            features = features + block(features)
+        last = F.relu(self.last(features)).float()
+        with torch.autocast(last.device.type, enabled=False):  # half a precision would round places to millimetres
+            numbers = self.leave(last)
+        scale = F.softplus(numbers[:, 3:4] + _UNIT).clamp(_LEAST_SCALE, _MOST_SCALE)
+        chosen = torch.softmax(numbers[:, 5:], dim=1) if numbers.shape[1] > 5 else torch.ones_like(scale)
+        middle = (chosen.unsqueeze(-1) * self.centres_K3).sum(dim=1)
+        return Guess(middle + self.size * numbers[:, :3] / scale, numbers[:, 4])
+
+
+_UNIT = 0.5413
+"""softplus of it is 1."""

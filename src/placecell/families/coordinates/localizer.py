@@ -1,0 +1,190 @@
+"""A scene-coordinate map: where each cell of a picture lies, and the pose on which most of them agree."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from placecell.anchor import Anchor
+from placecell.camera import Camera
+from placecell.errors import FormatError
+from placecell.estimate import Estimate, Query
+from placecell.families.coordinates.config import Coordinates
+from placecell.families.coordinates.encoder import Encoder
+from placecell.families.coordinates.head import Head
+from placecell.families.coordinates.sight import camera_seen, cell_pixels, described
+from placecell.images import LEAST_DETAIL, detail
+from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
+from placecell.pnp import PnP, solve_pnp
+from placecell.pose import Array, Pose
+from placecell.resample import resample
+from placecell.scene import camera_from_json, camera_to_json
+from placecell.train.devices import require_device
+
+_LOG = "training.csv"
+_LEAST_NOISE_PX = 1.0
+"""No cell is surer than that, whatever the head says."""
+N = TypeVar("N", bound=nn.Module)
+
+
+class Seen(NamedTuple):
+    """What a map says of the cells of a picture, the surest first."""
+
+    pixels: Array
+    """(N, 2) of `camera`."""
+    points_anchor: Array
+    """(N, 3)."""
+    spread_px: Array
+    """(N,) how far off their projections are expected to be."""
+    camera: Camera
+
+
+@dataclass(frozen=True, eq=False)
+class CoordinatesMap:
+    """A built scene-coordinate map."""
+
+    family: Coordinates
+    info: MapInfo
+    encoder: Encoder
+    head: nn.Module
+    """A `Head` in eval mode, on the device that answers."""
+    camera: Camera
+    """Of the training pictures as the encoder saw them."""
+    anchor: Anchor
+    log_csv: str = ""
+    """How the training went."""
+
+    @property
+    def unfinished(self) -> str | None:
+        """What is left of an interrupted training, in words; None when it ran to its end."""
+        left: str | None = self.info.extra.get("unfinished")
+        return left
+
+    def to(self, device: str) -> Self:
+        """This map, answering on a device."""
+        self.encoder.to(device)
+        self.head.to(device)
+        return self
+
+    def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+        """Place each picture; one of which too few cells agree is refused with their number."""
+        return [self._localize(query) for query in queries]
+
+    def _localize(self, query: Query) -> Estimate:
+        start = time.perf_counter()
+        found = self._placed(query)
+        seconds = time.perf_counter() - start
+        if isinstance(found, str):
+            return Estimate.refusal(query.name, found, seconds)
+        if found.world_from_cam is None or found.count < self.family.least:
+            reason = f"{found.count} coordinates agree on a pose, {self.family.least} needed"
+            return Estimate.refusal(query.name, reason, seconds)
+        pose = self.anchor.world_from_anchor @ found.world_from_cam
+        return Estimate(query.name, pose, found.covariance, inliers=found.count, seconds=seconds)
+
+    def _placed(self, query: Query) -> PnP | str:
+        """What most cells of a picture agree on, or why they are not asked."""
+        if query.defect is not None:
+            return query.defect
+        camera = camera_seen(query.camera, self.camera)
+        image = resample(query.image, query.camera, camera)
+        if (shown := detail(image)) < LEAST_DETAIL:
+            needed = f"(detail {shown:.2f}, {LEAST_DETAIL} needed)"
+            return f"hardly anything is in the picture {needed}; it is dark, blurred or of a bare wall"
+        if (count := len(cell_pixels(camera))) < self.family.least:
+            return f"the picture has {count} cells as this map sees it, {self.family.least} needed"
+        seen = self._seen(image, camera)
+        if not np.isfinite(seen.points_anchor).all():
+            return "the network answers with numbers that are none; train it again with a lower learning rate"
+        noise_px = np.maximum(seen.spread_px, _LEAST_NOISE_PX)
+        max_error_px = self.family.max_error_px
+        return solve_pnp(seen.points_anchor, seen.pixels, camera, max_error_px=max_error_px, noise_px=noise_px)
+
+    def coordinates(self, query: Query) -> Seen:
+        """Where the cells of a picture lie: those `queried` that the head is surest of."""
+        camera = camera_seen(query.camera, self.camera)
+        return self._seen(resample(query.image, query.camera, camera), camera)
+
+    def _seen(self, image: NDArray[np.uint8], camera: Camera) -> Seen:
+        features = described(self.encoder, image)
+        device = next(self.head.parameters()).device
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.family.precision == "bf16"):
+            points, spread = self.head(torch.from_numpy(features).to(device))
+        log_spread = spread.float().cpu().numpy().astype(np.float64)
+        surest = np.argsort(log_spread, kind="stable")[: self.family.queried]
+        points_anchor = points.float().cpu().numpy().astype(np.float64)[surest]
+        return Seen(cell_pixels(camera)[surest], points_anchor, np.exp(log_spread[surest]), camera)
+
+    def save(self, folder: Path) -> None:
+        """Write the map folder; weights in half precision."""
+        extra = {
+            "camera_seen": camera_to_json(self.camera),
+            "world_from_anchor": self.anchor.world_from_anchor.matrix[:3].tolist(),
+            "scale": self.anchor.scale,
+        }
+        info = replace(self.info, extra={**self.info.extra, **extra})
+        tensors: dict[str, NDArray[Any]] = {}
+        for part, network in (("encoder", self.encoder), ("head", self.head)):
+            halves = {key for key, _ in network.named_parameters()}
+            for key, value in network.state_dict().items():
+                kept = value.cpu().numpy()
+                tensors[f"{part}.{key}"] = kept.astype(np.float16) if key in halves else kept
+        save_map(folder, info, tensors, texts={_LOG: self.log_csv} if self.log_csv else None)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> Self:
+        """Read a map folder.
+
+        Raises:
+            MissingDevice: the device is not there.
+            FormatError: a file is damaged, of another version, or lacks the encoder.
+        """
+        info = load_info(folder)
+        family = config_from_json(Coordinates, info.config)
+        tensors = load_map_tensors(folder)
+        require_device(device)
+        try:
+            camera = camera_from_json(info.extra["camera_seen"])
+            anchor = Anchor(Pose.from_matrix(info.extra["world_from_anchor"]), float(info.extra["scale"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{folder / 'map.json'}: damaged ({error}); build the map again") from error
+        with torch.random.fork_rng(devices=[]):  # what it draws is replaced
+            encoder = Encoder(family.backbone).settle()
+            head = Head(encoder.channels, family.hidden, family.blocks, family.clusters).eval()
+        path = folder / "weights.safetensors"
+        _fill(encoder, "encoder", tensors, path)
+        _fill(head, "head", tensors, path)
+        known = {f"encoder.{key}" for key in encoder.state_dict()} | {f"head.{key}" for key in head.state_dict()}
+        if strange := sorted(tensors.keys() - known):
+            raise FormatError(f"{path}: tensor {strange[0]} does not fit map.json; build the map again")
+        log = folder / _LOG
+        log_csv = log.read_text(encoding="utf-8") if log.is_file() else ""
+        return cls(family, info, encoder, head, camera, anchor, log_csv).to(device)
+
+
+def halved(network: N) -> N:
+    """The network itself, its weights rounded to the half precision that they are kept in.
+
+    Buffers stay as they are: lengths in the unit of the scene may be beyond it, and training has built on them.
+    """
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_(value.half().float())
+    return network
+
+
+def _fill(network: nn.Module, part: str, tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
+    expected = network.state_dict()
+    given = {key: torch.from_numpy(tensors[f"{part}.{key}"]).to(value.dtype) for key, value in expected.items()}
+    strange = [key for key in expected if given[key].shape != expected[key].shape]
+    if strange:
+        raise FormatError(f"{path}: tensor {part}.{strange[0]} does not fit map.json; build the map again")
+    network.load_state_dict(given)
