@@ -39,8 +39,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 SMALL: dict[str, dict[str, Any]] = {
     "coordinates": {
-        **{"weights": "none", "short_side": 96, "looks": 1, "samples": 64, "hidden": 32, "clusters": 8},
-        **{"epochs": 2.0, "batch": 256, "least": 6},
+        "weights": "none", "short_side": 96, "looks": 1, "samples": 64, "hidden": 32, "clusters": 8,
+        "epochs": 2.0, "batch": 256, "least": 6,
     },
     "forest": {"trees": 2, "images": 40, "pixels": 300, "levels": 10, "queried": 500, "least": 50},
     "regression": {"weights": "none", "short_side": 48, "hidden": 32, "epochs": 2.0, "batch": 8},
