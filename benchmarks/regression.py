@@ -18,12 +18,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets i
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -31,14 +30,14 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
-from core import answers, judged, kitchen
-from page import DATA, ROOT, markdown, put, stamp
+from core import answers, kitchen
+from page import markdown, put
+from rows import THREADS, WEIGHTS, flags, measured, record, shown
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from placecell import backbones, floors
 from placecell.anchor import Anchor
-from placecell.atomic import write_text
 from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.estimate import Estimate
@@ -50,14 +49,12 @@ from placecell.images import load_query
 from placecell.localizer import Localizer, map_bytes
 from placecell.pose import Pose
 from placecell.resample import resample
-from placecell.scene import Frame, Scene
+from placecell.scene import Frame
 
 T = TypeVar("T")
 WARM, STEPS = 10, 70
-MEASURED = ROOT / "benchmarks" / "measured" / "regression"
-WEIGHTS = Path(os.environ.get("PLACECELL_WEIGHTS", DATA.parent / "weights")) / "mobilenet_v2_imagenet.safetensors"
+TABLE = "regression"
 PLACECELL = Path(sys.executable).with_name("placecell")
-THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
 SHOWN = ("5cm/5deg", "25cm/10deg")
 HEADER = ("system", "encoder", "cm", "deg", *SHOWN, "parameters", "map MB", "training min", "ms/frame")
 
@@ -118,19 +115,6 @@ def studies() -> dict[str, Row]:
     return rows
 
 
-def flags(settings: Regression, *, weights: bool = True) -> list[str]:
-    """What `placecell build` is told to train with these settings: those that differ from the default's."""
-    words: list[str] = []
-    for item in fields(Regression):
-        value = getattr(settings, item.name)
-        if value == getattr(Regression(), item.name) or (item.name == "weights" and not weights):
-            continue
-        words.append("--" + item.name.replace("_", "-"))
-        if not isinstance(value, bool):
-            words += [f"{part:g}" if isinstance(part, float) else str(part) for part in np.atleast_1d(value).tolist()]
-    return words
-
-
 def measure(name: str, row: Row, labels: str) -> None:
     """Train, save, load, ask, judge; one record an inference."""
     torch.set_num_threads(THREADS)
@@ -151,41 +135,25 @@ def measure(name: str, row: Row, labels: str) -> None:
             kept |= {"weights": Path(row.settings.weights).name}
             found = answers(asked, scene, depth=row.settings.depth)
             suffix = "" if inference == "centre" else f"-{inference}"
-            record(name + suffix, labels, scene, found, kept | {"inference": inference})
-
-
-def record(name: str, labels: str, scene: Scene, estimates: Sequence[Estimate], kept: dict[str, Any]) -> None:
-    """Keep the figures of a row."""
-    found = judged(scene, estimates)
-    overall = found.overall
-    figures = {
-        "answered": overall.answered,
-        "cm": 100 * overall.median_distance,
-        "deg": overall.median_angle_deg,
-        "recalls": {key: 100 * value for key, value in overall.recalls.items()},
-        "ms": None if found.seconds_median is None else 1e3 * found.seconds_median,
-        "ms_p95": None if found.seconds_p95 is None else 1e3 * found.seconds_p95,
-    }
-    told = {"row": name, "labels": labels, **figures, **kept, "threads": THREADS, "stamp": stamp()}
-    write_text(MEASURED / labels / f"{name}.json", json.dumps(told, indent=1) + "\n")
-    minutes = kept.get("minutes") or 0.0
-    print(f"{labels} {name}: {figures['cm']:.1f} cm {figures['deg']:.2f} deg, {minutes:.1f} min", flush=True)
+            record(TABLE, name + suffix, labels, scene, found, kept | {"inference": inference})
 
 
 def measure_floors(labels: str) -> None:
     """What has to be beaten."""
     scene = kitchen(labels)
     asked = scene.split("test").posed
-    record("constant", labels, scene, floors.constant(scene, asked), {"told": "constant pose"})
-    record("oracle", labels, scene, floors.oracle(scene, asked), {"told": "oracle nearest training pose"})
+    record(TABLE, "constant", labels, scene, floors.constant(scene, asked), {"told": "constant pose"})
+    record(TABLE, "oracle", labels, scene, floors.oracle(scene, asked), {"told": "oracle nearest training pose"})
     start = time.perf_counter()
     nearest: Localizer = Retrieval(descriptor="convnet", weights=str(WEIGHTS)).build(scene, seed=0, log=Terminal())
     minutes = (time.perf_counter() - start) / 60
     with TemporaryDirectory() as folder:
         nearest.save(Path(folder) / "map")
         size = map_bytes(Path(folder) / "map") / 1e6
-    kept = {"told": "nearest by convnet features", "backbone": "mobilenet_v2", "weights": WEIGHTS.name}
-    record("nearest-convnet", labels, scene, answers(nearest, scene), {**kept, "minutes": minutes, "map_mb": size})
+    kept: dict[str, Any] = {"told": "nearest by convnet features", "backbone": "mobilenet_v2", "weights": WEIGHTS.name}
+    record(
+        TABLE, "nearest-convnet", labels, scene, answers(nearest, scene), {**kept, "minutes": minutes, "map_mb": size}
+    )
     measure_frozen(labels)
 
 
@@ -239,7 +207,7 @@ def measure_frozen(labels: str) -> None:
         found.append(Estimate(frame.name, pose, seconds=time.perf_counter() - start))
     parameters = sum(value.numel() for part in (network, encoder) for value in part.parameters())
     kept = {"told": "frozen features, two layers", "backbone": "mobilenet_v2", "weights": WEIGHTS.name}
-    record("frozen", labels, scene, found, {**kept, "minutes": minutes, "parameters": parameters})
+    record(TABLE, "frozen", labels, scene, found, {**kept, "minutes": minutes, "parameters": parameters})
 
 
 class Clock(Terminal):
@@ -285,17 +253,8 @@ def speed() -> None:
     put("regression-speed", [*lines, "", f"The loop reaches {share:.0f} % of the bare one."])
 
 
-def measured(labels: str) -> dict[str, dict[str, Any]]:
-    """What is known so far."""
-    files = sorted((MEASURED / labels).glob("*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
-
-
 def line(found: dict[str, Any]) -> list[str]:
     """One line of a table."""
-
-    def shown(key: str, text: Callable[[Any], str]) -> str:
-        return "–" if found.get(key) is None else text(found[key])
 
     encoder = found.get("backbone") or "–"
     if found.get("weights") == "none":
@@ -307,10 +266,10 @@ def line(found: dict[str, Any]) -> list[str]:
         f"{found['cm']:.1f}",
         f"{found['deg']:.2f}",
         *(f"{found['recalls'][key]:.1f}" for key in SHOWN),
-        shown("parameters", lambda value: f"{value / 1e6:.1f} M"),
-        shown("map_mb", lambda value: f"{value:.1f}"),
-        shown("minutes", lambda value: f"{value:.1f}"),
-        shown("ms", lambda value: f"{value:.1f}"),
+        shown(found, "parameters", lambda value: f"{value / 1e6:.1f} M"),
+        shown(found, "map_mb", lambda value: f"{value:.1f}"),
+        shown(found, "minutes", lambda value: f"{value:.1f}"),
+        shown(found, "ms", lambda value: f"{value:.1f}"),
     ]
 
 
@@ -318,13 +277,13 @@ def page() -> None:
     """Write all sections."""
     lines = []
     for labels in ("sfm", "kinectfusion"):
-        known = measured(labels)
+        known = measured(TABLE, labels)
         order = ["constant", "oracle", "nearest-convnet", "frozen"]
         order += [f"{name}{suffix}" for name in systems() for suffix in ("", "-dense", "-one-pass")]
         lines += [f"Red kitchen, {labels} labels, 700 training and 300 test frames:", ""]
         lines += [*markdown(HEADER, [line(known[name]) for name in order if name in known]), ""]
     put("regression", lines)
-    known = measured("sfm")
+    known = measured(TABLE, "sfm")
     rows = [line(known[name]) for name in ("posenet-2017-learned", *studies()) if name in known]
     put("regression-studies", ["Red kitchen, sfm labels:", "", *markdown(HEADER, rows)])
 
@@ -344,11 +303,11 @@ def main() -> None:
         if asked.labels not in (None, labels):
             continue
         wanted = not asked.rows or "floors" in asked.rows
-        if wanted and (asked.again or "frozen" not in measured(labels)):
+        if wanted and (asked.again or "frozen" not in measured(TABLE, labels)):
             measure_floors(labels)
         for name, row in everything.items():
             wanted = not asked.rows or name in asked.rows
-            if wanted and labels in row.labels and (asked.again or name not in measured(labels)):
+            if wanted and labels in row.labels and (asked.again or name not in measured(TABLE, labels)):
                 measure(name, row, labels)
     page()
 
