@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-OptimizerName = Literal["adamw", "adam", "adagrad", "sgd"]
+OptimizerName = Literal["adamw", "adam", "adagrad", "sgd", "muon"]
 Schedule = Literal["constant", "onecycle", "step", "exponential"]
 
 _EPS = {"adamw": 1e-8, "adam": 1e-8, "adagrad": 1e-8}
@@ -32,6 +33,7 @@ def optimizer(
     gamma: float = 1.0,
     every: int = 1,
     warmup: float = 0.3,
+    spared: Collection[str] = (),
 ) -> tuple[Optimizer, LRScheduler]:
     """An optimizer over the weights that want gradients, and its schedule, to be stepped once a step.
 
@@ -46,6 +48,7 @@ def optimizer(
         bias_decay: weight decay of biases over that of the rest (Caffe's decay_mult).
         number_multiplier: learning rate of single numbers (learned loss weights) over that of the rest.
         gamma, every, warmup: see `factor`.
+        spared: names of matrices that `muon` leaves to AdamW, as that of the last layer.
 
     Raises:
         ValueError: the optimizer or the schedule is unknown.
@@ -61,10 +64,51 @@ def optimizer(
         made = Adagrad(groups, eps=eps)  # type: ignore[arg-type]
     elif name == "sgd":
         made = SGD(groups, momentum=momentum)
+    elif name == "muon":
+        made = MuonAndAdamW(*_matrices_apart(network, groups, spared), betas=(momentum, 0.999))
     else:
-        raise ValueError(f"unknown optimizer {name!r}; known are adamw, adam, adagrad, sgd")
+        raise ValueError(f"unknown optimizer {name!r}; known are adamw, adam, adagrad, sgd, muon")
     factor(schedule, 0, steps)
     return made, LambdaLR(made, lambda step: factor(schedule, step, steps, gamma=gamma, every=every, warmup=warmup))
+
+
+class MuonAndAdamW(Optimizer):
+    """Muon (Jordan et al. 2024) for matrices, AdamW for all the rest, as one optimizer with one state.
+
+    Muon makes the running mean of a matrix's gradients orthogonal before it follows it, so that all its directions are
+    learned alike fast; scaled to steps as long as AdamW's (Liu et al. 2025), one learning rate serves both.
+    """
+
+    def __init__(
+        self, matrices: list[dict[str, Any]], rest: list[dict[str, Any]], *, betas: tuple[float, float]
+    ) -> None:
+        parts: list[Optimizer] = []
+        if matrices:
+            parts.append(Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+        if rest:
+            parts.append(AdamW(rest, betas=betas))  # type: ignore[arg-type]
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both."""
+        loss = None if closure is None else closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()
+
+    def _share(self) -> None:
+        """Let both work on the groups and the state of this one, which are what schedules change and what is kept."""
+        first = 0
+        for part in self._parts:
+            last = first + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[first:last], self.state
+            first = last
 
 
 def factor(
@@ -122,3 +166,16 @@ def _groups(
         {"params": numbers, "lr": number_multiplier * learning_rate, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _matrices_apart(
+    network: nn.Module, groups: list[dict[str, Any]], spared: Collection[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The groups of the matrices that Muon takes, and those of all the rest."""
+    kept = {id(parameter) for name, parameter in network.named_parameters() if name in spared or parameter.ndim != 2}
+    apart = [
+        [{**group, "params": [p for p in group["params"] if (id(p) in kept) == spare]} for group in groups]
+        for spare in (False, True)
+    ]
+    matrices, rest = ([group for group in part if group["params"]] for part in apart)
+    return matrices, rest

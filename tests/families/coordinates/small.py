@@ -9,6 +9,7 @@ from torch import Tensor
 
 from placecell.backbones import Backbone, Tap
 from placecell.families.coordinates.config import Coordinates
+from placecell.families.coordinates.encoder import MIDDLE_PX, STRIDE
 
 
 class Averages(Backbone):
@@ -22,6 +23,15 @@ class Averages(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {name: F.avg_pool2d(images, tap.stride) for name, tap in self.taps.items()}
+
+
+class Around(Averages):
+    """Mean colours of squares about where cells look."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        moved = int(STRIDE / 2 - MIDDLE_PX)
+        around = F.pad(images, (moved, 0, moved, 0), mode="replicate")
+        return super().forward(around[..., : images.shape[-2], : images.shape[-1]])
 
 
 def settings(**changes: Any) -> Coordinates:

@@ -40,7 +40,7 @@ def anchor_of(frames: tuple[Frame, ...]) -> Anchor:
 
 
 def looker_of(scene: Scene, frames: tuple[Frame, ...], *, seed: int = 0, **changes: Any) -> Looker:
-    config = settings(**{"backbone": "averages", **changes})
+    config = settings(**{"backbone": "around", **changes})
     usual = canonical_camera([scene.camera_of(frame) for frame in frames], config.short_side)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -148,13 +148,13 @@ class TestTruth:
         self, parts: tuple[Buffer, Anchor], room_scene: Scene, frames: tuple[Frame, ...]
     ) -> None:
         (found, anchor), turns = parts, []
-        assert found.names == tuple(frame.name for frame in frames) * 3
+        assert found.names == tuple(frame.name for frame in frames for _ in range(3))
         labels = anchor.labels([frame.world_from_cam for frame in frames if frame.world_from_cam is not None])
         for look in range(12):
-            cam_from_look = labels.rotations[look % 4].astype(float).T @ found.rotations[look]
+            cam_from_look = labels.rotations[look // 3].astype(float).T @ found.rotations[look]
             np.testing.assert_allclose(cam_from_look[2], (0, 0, 1), atol=1e-6)
             turns.append(np.degrees(np.arctan2(cam_from_look[1, 0], cam_from_look[0, 0])))
-            np.testing.assert_array_equal(found.centres[look], labels.centres[look % 4])
+            np.testing.assert_array_equal(found.centres[look], labels.centres[look // 3])
         assert 10 < np.abs(turns).max() <= 40 and np.min(turns) < 0 < np.max(turns)
         zooms = found.focals_px * 3 / room_scene.camera_of(frames[0]).fx  # 360 rows seen as 120
         assert zooms.min() >= 1 / 1.5 and zooms.max() <= 1.5 and zooms.min() < 1 < zooms.max()
@@ -215,8 +215,9 @@ class TestFile:
         few, points = frames[:1], room_scene.points
         assert points is not None and room_scene.depth_sensor is not None
         before = filled(room_scene, few, tmp_path)
-        assert len(read) == 2
-        assert filled(room_scene, few, tmp_path).cells.tobytes() == before.cells.tobytes() and len(read) == 2
+        assert read
+        read.clear()
+        assert filled(room_scene, few, tmp_path).cells.tobytes() == before.cells.tobytes() and not read
         sensor = replace(room_scene.depth_sensor, unit_m=0.002)
         moved = replace(points, points_world=points.points_world + 1.0)
         others: list[tuple[Scene, dict[str, Any]]] = [
@@ -228,7 +229,7 @@ class TestFile:
         for scene, changes in others:
             read.clear()
             filled(scene, few, tmp_path, **changes)
-            assert len(read) == 2, changes
+            assert read, changes
 
     def test_other_weights_of_the_encoder_make_it_again(
         self, room_scene: Scene, frames: tuple[Frame, ...], tmp_path: Path
@@ -271,8 +272,8 @@ class TestBlank:
         assert log.warned == [f"1 of 3 pictures are blank and teach nothing: {spoilt[1].name}, …"]
         assert len(found) == 4 * 64
         cells, looks = found.at(np.arange(len(found)))
-        assert set(looks.tolist()) == {0, 2, 3, 5} and (np.bincount(looks)[[0, 2, 3, 5]] == 64).all()
-        assert cells["ray"].tobytes() == found.cells[[0, 2, 3, 5]]["ray"].tobytes()
+        assert set(looks.tolist()) == {0, 1, 4, 5} and (np.bincount(looks)[[0, 1, 4, 5]] == 64).all()
+        assert cells["ray"].tobytes() == found.cells[[0, 1, 4, 5]]["ray"].tobytes()
 
     def test_nothing_else_is_refused(self, beside: SceneOf, tmp_path: Path) -> None:
         scene, spoilt = beside("black")
@@ -321,7 +322,7 @@ def test_points_of_other_frames_are_not_theirs(room_scene: Scene, frames: tuple[
     )
     found = filled(replace(room_scene, depth_sensor=None, points=seen), frames[:2], tmp_path)
     known = np.isfinite(found.cells["depth"]).mean(axis=1)
-    assert known[0] == known[2] == 0 and min(known[1], known[3]) > 0.5
+    assert known[0] == known[1] == 0 and min(known[2], known[3]) > 0.5
 
 
 def test_a_camera_that_looks_past_the_picture_is_left_out(

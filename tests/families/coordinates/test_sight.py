@@ -32,7 +32,7 @@ class TestCells:
         image = np.full((48, 64, 3), 90, np.uint8)
         spotted = image.copy()
         spotted[19, 42] = 255  # row 2, column 5
-        before, after = described(encoder, image), described(encoder, spotted)
+        before, after = described(encoder, image, "fp32"), described(encoder, spotted, "fp32")
         assert before.shape == (48, encoder.channels) and before.dtype == np.float32
         own = before.shape[1] - encoder.backbone.taps[encoder.taps[-1]].channels
         changed = np.flatnonzero((before != after)[:, :own].any(axis=1))
@@ -44,7 +44,7 @@ class TestCells:
         encoder = Encoder("averages").settle()
         encoder.register_parameter("where", torch.nn.Parameter(torch.zeros(1)))
         image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        found = described(encoder, image)[:, 12:15]
+        found = described(encoder, image, "fp32")[:, 12:15]
         mean = picture_tensor(image[None, 8:16, 24:32]).mean(dim=(0, 2, 3)).numpy()
         np.testing.assert_allclose(found[1 * 4 + 3], mean, atol=1e-5)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from placecell.anchor import Anchor, Floats
 from placecell.augment import Augmentation
 from placecell.camera import Camera
 from placecell.errors import MapError
+from placecell.estimate import Query
 from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.encoder import Encoder
 from placecell.families.coordinates.sight import camera_seen, cell_pixels, described
@@ -31,6 +33,8 @@ _PURPOSE = 4
 _DEPTH_SHARE = 0.5
 """Of the picture's pixels a radian, or of the depth sensor's where those are fewer: what depth is looked up at, so that
 no holes are left between its points."""
+_REMEMBERED = 4
+"""Training pictures, for the threads that look at them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +77,7 @@ class Buffer:
         raw = Pictures.decode(folder / "cells", count, (1, 1, kind.itemsize), looker.row, **told).images
         rows = raw.reshape(count, -1).view(kind)[:, 0]
         labels = anchor.labels([frame.world_from_cam for frame in frames if frame.world_from_cam is not None])
-        which = [index % len(frames) for index in range(count)]
+        which = [index // config.looks for index in range(count)]
         names = tuple(frames[index].name for index in which)
         return cls(
             cells=rows["cells"],
@@ -87,7 +91,7 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Looker:
-    """Looks at the pictures of a scene: look number i is at frame i modulo their number."""
+    """Looks at the pictures of a scene, `config.looks` times at each before the next."""
 
     scene: Scene
     frames: Sequence[Frame]
@@ -122,7 +126,7 @@ class Looker:
     @property
     def identity(self) -> str:
         """Changes whenever a look would."""
-        keys = ("looks", "samples", "turn_deg", "zoom", "colour", "surfaces")
+        keys = ("looks", "samples", "turn_deg", "zoom", "colour", "surfaces", "precision")
         settings = [getattr(self.config, key) for key in keys]
         files = files_identity(self.scene, self.frames, self.camera)
         return f"{self.scene.fingerprint} {files} {self._digest()} {settings} {self.seed}"
@@ -139,10 +143,10 @@ class Looker:
 
     def row(self, index: int) -> NDArray[np.uint8]:
         """(1, 1, B) the bytes of a look; without detail where nothing is to be seen."""
-        rng, frame = np.random.default_rng([self.seed, _PURPOSE, index]), self.frames[index % len(self.frames)]
+        rng = np.random.default_rng([self.seed, _PURPOSE, index])
         zoom = self.config.zoom ** rng.uniform(-1.0, 1.0)
-        query = load_query(self.scene, frame)
-        camera = camera_seen(query.camera, self.camera)
+        taken = self._taken(index // self.config.looks)
+        query, camera = taken.query, camera_seen(taken.query.camera, self.camera)
         lens = replace(camera, fx=camera.fx * zoom, fy=camera.fy * zoom)
         vary = Augmentation((0.0, 0.0, self.config.turn_deg), self.config.colour)
         varied = vary.vary(query.image, query.camera, lens, rng)
@@ -150,28 +154,55 @@ class Looker:
         inside = np.flatnonzero(query.camera.contains(query.camera.project(rays @ varied.cam_from_varied.T)))
         row = np.zeros(1, self.kind)
         row["cam_from_look"], row["focal_px"] = varied.cam_from_varied, lens.fx
-        if query.defect is not None or not len(inside):
-            return row.view(np.uint8).reshape(1, 1, -1)
-        row["detail"] = detail(resample(query.image, query.camera, camera))
-        chosen = rng.choice(inside, self.config.samples, replace=len(inside) < self.config.samples)
-        cells = row["cells"][0]
-        cells["feature"] = described(self.encoder, varied.image)[chosen]
-        cells["ray"] = rays[chosen, :2]
-        cells["depth"] = self._depth(frame, query.camera, rays[chosen] @ varied.cam_from_varied.T)
+        if query.defect is None and len(inside):
+            row["detail"] = taken.detail
+            chosen = rng.choice(inside, self.config.samples, replace=len(inside) < self.config.samples)
+            cells = row["cells"][0]
+            cells["feature"] = described(self.encoder, varied.image, self.config.precision)[chosen]
+            cells["ray"] = rays[chosen, :2]
+            cells["depth"] = taken.depth(rays[chosen] @ varied.cam_from_varied.T)
         return row.view(np.uint8).reshape(1, 1, -1)
 
-    def _depth(self, frame: Frame, camera: Camera, rays_cam: Array) -> NDArray[np.float32]:
-        """(N,) along z in the camera of the frame, which a turn about its line of sight keeps; NaN where unknown."""
+    @cached_property
+    def _taken(self) -> Callable[[int], _Taken]:
+        """A training picture by its number; the last ones are remembered, as all looks at one follow each other."""
+        return lru_cache(maxsize=_REMEMBERED)(self._read)
+
+    def _as_seen(self, query: Query) -> NDArray[np.uint8]:
+        return resample(query.image, query.camera, camera_seen(query.camera, self.camera))
+
+    def _read(self, number: int) -> _Taken:
+        frame = self.frames[number]
+        query = load_query(self.scene, frame)
+        lens, sensor, share = query.camera.pinhole, self.scene.depth_sensor, _DEPTH_SHARE
+        shown = 0.0 if query.defect is not None else detail(self._as_seen(query))
         if not self.config.surfaces:
-            return np.full(len(rays_cam), np.nan, np.float32)
-        lens, sensor, share = camera.pinhole, self.scene.depth_sensor, _DEPTH_SHARE
+            return _Taken(query, shown, lens, None)
         if frame.depth is not None and sensor is not None:
             share *= min(1.0, sensor.camera.fx / lens.fx)
         lens = lens.resized(max(1, round(share * lens.width)), max(1, round(share * lens.height)))
-        depth = depth_of(self.scene, frame, lens, self.seen.get(frame.name))
-        columns, rows = np.floor(np.nan_to_num(lens.project(rays_cam), nan=-1.0)).astype(np.intp).T
-        inside = (rows >= 0) & (columns >= 0) & (rows < lens.height) & (columns < lens.width)
-        found = depth[rows.clip(0, lens.height - 1), columns.clip(0, lens.width - 1)]
+        return _Taken(query, shown, lens, depth_of(self.scene, frame, lens, self.seen.get(frame.name)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """A training picture as it was taken."""
+
+    query: Query
+    detail: float
+    """As the encoder sees it."""
+    lens: Camera
+    """Of the depth."""
+    depth_hw: NDArray[np.float32] | None
+
+    def depth(self, rays_cam: Array) -> NDArray[np.float32]:
+        """(N,) along z, which a turn about the line of sight keeps; NaN where unknown."""
+        if self.depth_hw is None:
+            return np.full(len(rays_cam), np.nan, np.float32)
+        height, width = self.depth_hw.shape
+        columns, rows = np.floor(np.nan_to_num(self.lens.project(rays_cam), nan=-1.0)).astype(np.intp).T
+        inside = (rows >= 0) & (columns >= 0) & (rows < height) & (columns < width)
+        found = self.depth_hw[rows.clip(0, height - 1), columns.clip(0, width - 1)]
         return np.where(inside, found, np.float32(np.nan))
 
 

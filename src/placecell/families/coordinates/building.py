@@ -175,12 +175,13 @@ def _fit(
     def optimized(network: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
         return optimizer(
             network,
-            "adamw",
+            "muon",
             config.learning_rate,
             config.weight_decay,
             steps=steps,
             schedule="onecycle",
             warmup=_WARMUP,
+            spared=("leave.weight",),
         )
 
     return fit(head, task, plan, optimizer=optimized, work=work, identity=identity, log=log)

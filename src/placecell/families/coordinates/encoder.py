@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         """This encoder as it is used: what nobody reads dropped, batch norms folded in, in eval mode, frozen."""
         self.backbone.cut(self.taps[-1])
         self.backbone = fused(self.backbone.eval())
-        return self.requires_grad_(False).eval()
+        return self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """(B, C, H / 8, W / 8) of normalised pictures, whole cells only."""

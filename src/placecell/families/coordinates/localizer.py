@@ -114,7 +114,7 @@ class CoordinatesMap:
         return self._seen(resample(query.image, query.camera, camera), camera)
 
     def _seen(self, image: NDArray[np.uint8], camera: Camera) -> Seen:
-        features = described(self.encoder, image)
+        features = described(self.encoder, image, self.family.precision)
         device = next(self.head.parameters()).device
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.family.precision == "bf16"):
             points, spread = self.head(torch.from_numpy(features).to(device))

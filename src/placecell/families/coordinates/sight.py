@@ -21,10 +21,10 @@ def cell_pixels(camera: Camera) -> Array:
     return np.asarray(np.stack([columns, rows], axis=-1).reshape(-1, 2) * STRIDE + MIDDLE_PX, np.float64)
 
 
-def described(encoder: Encoder, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(N, C) what the cells of a picture (H, W, 3) look like, row by row."""
+def described(encoder: Encoder, image: NDArray[np.uint8], precision: str) -> NDArray[np.float32]:
+    """(N, C) what the cells of a picture (H, W, 3) look like, row by row; `precision` fp32 or bf16."""
     device = next(encoder.parameters()).device
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
         features = encoder(picture_tensor(image[None]).to(device))
     found: NDArray[np.float32] = features[0].flatten(1).T.cpu().numpy()
     return found

@@ -43,7 +43,7 @@ class CoordinatesTask:
         buffer = self.buffer
         cells, look = buffer.at(self._chosen(step)[rank::ranks])
         parts = {
-            "features": cells["feature"],
+            "features": cells["feature"].astype(np.float32),
             "rays": cells["ray"],
             "depth": cells["depth"],
             "rotations": buffer.rotations[look],
