@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
+from placecell.train.checkpoint import optimizer_state, restore_optimizer
 from placecell.train.optimizers import factor, optimizer
 
 
@@ -155,3 +157,65 @@ def test_unknown_names() -> None:
         optimizer(Net(), "lion", 0.1, steps=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="known are constant"):
         optimizer(Net(), "sgd", 0.1, steps=5, schedule="cosine")  # type: ignore[arg-type]
+
+
+class TestMuon:
+    @staticmethod
+    def made(network: nn.Module, spared: tuple[str, ...] = ("4.weight",)) -> Any:
+        return optimizer(network, "muon", 5e-3, 0.01, steps=10, schedule="onecycle", spared=spared)
+
+    @staticmethod
+    def network() -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    @staticmethod
+    def train(network: nn.Module, made: Any, steps: range) -> None:
+        chosen, schedule = made
+        for step in steps:
+            chosen.zero_grad()
+            network(torch.linspace(-1, 1 + step, 32).reshape(4, 8)).square().mean().backward()
+            chosen.step()
+            schedule.step()
+
+    def test_takes_the_matrices_that_are_not_spared(self) -> None:
+        """Muon moves by 0.2 √16 times the rate in every direction, AdamW each entry by the rate."""
+        network = self.network()
+        before = [parameter.detach().clone() for parameter in network.parameters()]
+        chosen, _ = optimizer(network, "muon", 5e-3, steps=1, schedule="constant", spared=("4.weight",))
+        torch.manual_seed(1)
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        chosen.step()
+        moved = [after.detach() - old for after, old in zip(network.parameters(), before, strict=True)]
+        for step in (moved[0], moved[2]):
+            lengths = torch.linalg.svdvals(step) / (5e-3 * 0.2 * 4)
+            assert float(lengths.min()) > 0.5 and float(lengths.max()) < 1.5
+        for step in (moved[1], moved[3], moved[4], moved[5]):
+            torch.testing.assert_close(step.abs(), torch.full_like(step, 5e-3))
+
+    def test_goes_on_from_its_state_bit_by_bit(self) -> None:
+        whole, half = self.network(), self.network()
+        self.train(whole, self.made(whole), range(10))
+        made = self.made(half)
+        self.train(half, made, range(5))
+        tensors, plain = optimizer_state(made[0])
+        other = self.network()
+        other.load_state_dict(half.state_dict())
+        again = self.made(other)
+        restore_optimizer(again[0], tensors, json.loads(json.dumps(plain)))
+        again[1].load_state_dict(made[1].state_dict())
+        self.train(other, again, range(5, 10))
+        for one, two in zip(whole.parameters(), other.parameters(), strict=True):
+            assert torch.equal(one, two)
+
+    def test_follows_the_schedule_with_all_groups(self) -> None:
+        chosen, schedule = self.made(network := self.network())
+        self.train(network, (chosen, schedule), range(4))
+        assert {group["lr"] for group in chosen.param_groups} == {5e-3 * factor("onecycle", 4, 10)}
+
+    @pytest.mark.parametrize("spared", [(), ("0.weight", "2.weight", "4.weight")])
+    def test_works_with_only_one_kind(self, spared: tuple[str, ...]) -> None:
+        network = nn.Sequential(nn.Linear(8, 16, bias=bool(spared)), nn.Linear(16, 2, bias=bool(spared)))
+        self.train(network, self.made(network, spared), range(3))
