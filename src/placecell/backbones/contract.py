@@ -18,7 +18,7 @@ STD = (0.229, 0.224, 0.225)
 def picture_tensor(images: NDArray[np.uint8]) -> Tensor:
     """(B, 3, H, W) float32 as backbones take it, of RGB uint8 (B, H, W, 3); channels last in memory."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).permute(0, 3, 1, 2).float()
     return pixels.mul_(1 / (255 * std)).sub_(mean / std)
 
 

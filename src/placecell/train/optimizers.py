@@ -86,7 +86,7 @@ class MuonAndAdamW(Optimizer):
         if matrices:
             parts.append(Muon(matrices, adjust_lr_fn="match_rms_adamw"))
         if rest:
-            parts.append(AdamW(rest, betas=betas))  # type: ignore[arg-type]
+            parts.append(AdamW(rest, betas=betas))
         self._parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()

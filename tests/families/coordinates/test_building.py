@@ -93,7 +93,7 @@ class TestTraining:
         assert rows[0].startswith("step,loss,error_px,seen,learning_rate,val_cm,val_deg")
         steps = found.info.extra["steps"]
         assert len(rows) == 1 + steps and steps == round(2.0 * 4 * 2 * 64 / 256)
-        assert found.info.extra["weights"] == "none, trained from scratch" and found.unfinished is None
+        assert found.info.extra["weights"] == "none, random features" and found.unfinished is None
 
     def test_the_seed_decides(self, few: Scene) -> None:
         one, again, other = (build(few, seed=seed) for seed in (0, 0, 1))
@@ -305,8 +305,8 @@ class TestBadInput:
         def full(*_: Any, **__: Any) -> None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 384 GB.\nError 12")
 
-        monkeypatch.setattr(building, "Head", full)
-        with pytest.raises(PlacecellError, match=r"^out of memory making the network; lower --hidden$"):
+        monkeypatch.setattr(building, "heads_of", full)
+        with pytest.raises(PlacecellError, match=r"^out of memory making the network; lower --hidden or --experts$"):
             build(few)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="has a graphics card")

@@ -27,13 +27,15 @@ from placecell.localizer import config_from_json, config_to_json
         ({"colour": 3}, "colour and validation lie between 0 and 1"),
         ({"learning_rate": 0.0}, "learning_rate has to be positive"),
         ({"learning_rate": float("nan")}, "learning_rate has to be positive, not nan"),
-        ({"epochs": float("inf")}, "epochs has to be positive"),
+        ({"epochs": float("inf")}, "epochs counts from 0"),
         ({"max_error_px": float("nan")}, "max_error_px has to be positive"),
         ({"weight_decay": float("nan")}, "weight_decay counts from 0"),
         ({"turn_deg": 200.0}, "turn_deg is from 0 to 180 degrees"),
         ({"zoom": 0.5}, "zoom a factor from 1 to 4"),
         ({"tolerance_px": (1.0, 50.0)}, "tolerance_px is two lengths that do not grow"),
         ({"tolerance_px": (1.0,)}, "tolerance_px is two lengths"),
+        ({"experts": 0}, "experts counts from 1"),
+        ({"experts": 2, "devices": 2}, "experts are trained one after the other on one device"),
         ({"tolerance_px": (50.0, 0.0)}, "tolerance_px is two lengths"),
     ],
 )
@@ -45,7 +47,7 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], told: str)
 
 def test_every_setting_that_can_be_wrong_is_checked() -> None:
     """So that a new setting is not forgotten: each either is checked, or here."""
-    free = {"backbone", "weights", "surfaces"}
+    free = {"backbone", "weights", "surfaces", "context"}
     for item in fields(Coordinates):
         if item.name not in free:
             wrong: Any = {"str": "nonsense", "tuple": (-1.0, -1.0)}.get(type(item.default).__name__, -1)

@@ -102,3 +102,62 @@ def test_what_it_was_told_is_kept_with_its_weights() -> None:
     one, other = head(seed=0), head(seed=1)
     other.load_state_dict(one.state_dict())
     assert torch.equal(other(features()).points_N3, one(features()).points_N3)
+
+
+class TestContext:
+    def made(self) -> Head:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            made = Head(10, 16, 1, 3, overall=4)
+        made.begin(features(50, seed=9), CENTRES, 2.0)
+        assert made.context is not None
+        made.context.begin(features(50, seed=7, channels=4))
+        return made.eval()
+
+    def test_of_one_picture_or_of_each_cell_is_the_same(self) -> None:
+        made, shown, whole = self.made(), features(), features(1, seed=3, channels=4)
+        one, each = made(shown, whole), made(shown, whole.expand(8, 4))
+        torch.testing.assert_close(one.points_N3, each.points_N3)
+
+    def test_another_picture_moves_the_same_cells(self) -> None:
+        made, shown = self.made(), features()
+        one, other = (made(shown, features(1, seed=seed, channels=4)).points_N3 for seed in (3, 4))
+        assert float((one - other).detach().abs().max()) > 1e-3
+
+    def test_it_is_one_layer_over_both(self) -> None:
+        """GLACE enters the cell's and the picture's features side by side."""
+        made, shown, whole = self.made(), features(), features(8, seed=3, channels=4)
+        assert made.context is not None
+        standard = torch.cat(
+            [(shown - made.mean_C) * made.scale_C, (whole - made.context.mean_G) * made.context.scale_G], dim=1
+        )
+        weight = torch.cat([made.enter.weight, made.context.layer.weight], dim=1)
+        entered = torch.nn.functional.linear(standard, weight, made.enter.bias)
+        told: list[Tensor] = []
+        made.blocks[0].register_forward_pre_hook(lambda module, given: told.append(given[0]))
+        made(shown, whole)
+        torch.testing.assert_close(told[0], entered.relu())
+
+    def test_noise_is_added_in_training_only(self) -> None:
+        made = self.made()
+        assert made.context is not None
+        with torch.no_grad():
+            made.context.layer.weight.copy_(torch.eye(16)[:, :4])
+        whole = features(5000, seed=3, channels=4)
+        exact = (whole - made.context.mean_G) * made.context.scale_G
+        torch.testing.assert_close(made.context(whole)[:, :4], exact)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            noise = made.context.train()(whole)[:, :4] - exact
+        assert noise.detach().std(dim=0).tolist() == pytest.approx([1.0] * 4, rel=0.05)
+        assert float(noise.detach().mean().abs()) < 0.05
+
+    def test_a_head_without_is_what_it_was(self) -> None:
+        """It draws the same weights and keeps nothing more."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            plain = Head(10, 16, 1, 3)
+        assert plain.context is None
+        drawn = self.made().state_dict()
+        assert plain.state_dict().keys() == {key for key in drawn if not key.startswith("context")}
+        assert torch.equal(plain.leave.weight, drawn["leave.weight"])

@@ -226,7 +226,7 @@ class TestFolder:
         info.write_text(json.dumps(row))
         with pytest.raises(PlacecellError if flaw == "backbone" else FormatError) as caught:
             CoordinatesMap.load(tmp_path / "map")
-        told = {"backbone": "alexnet-2031", "encoder": "no tensor encoder.", "head": "no tensor head."}
+        told = {"backbone": "alexnet-2031", "encoder": "lacks the encoder, there", "head": "lacks the head, there"}
         assert told.get(flaw, "build the map again") in str(caught.value) and "\n" not in str(caught.value)
 
     def test_loading_draws_from_no_generator_of_others(self, built: CoordinatesMap, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def buffer(looks: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) -> Buffer:
         rotations=Rotation.random(LOOKS, random_state=1).as_matrix().astype(np.float32),
         centres=rng.normal(size=(LOOKS, 3)).astype(np.float32),
         focals_px=np.linspace(100, 150, LOOKS, dtype=np.float32),
+        overall=rng.normal(size=(LOOKS, 3)).astype(np.float32),
         looks=np.array(looks),
     )
 
@@ -102,6 +103,13 @@ class TestBatch:
             np.testing.assert_array_equal(batch["centres"][row].numpy(), known.centres[look])
             assert float(batch["focals"][row]) == known.focals_px[look]
 
+    def test_it_is_told_what_its_pictures_look_like_where_the_head_asks(self) -> None:
+        assert "overall" not in task().batch(2, 0, 1)
+        learning = task(config=settings(batch=16, context=True))
+        told = learning.batch(2, 0, 1)["overall"].numpy()
+        looks = [cell // SAMPLES for cell in shown(learning, 2)]
+        np.testing.assert_array_equal(told, learning.buffer.overall[looks])
+
     def test_some_of_its_frames_are_named(self) -> None:
         learning = task(2)
         for step in range(20):
@@ -129,6 +137,18 @@ class TestLoss:
         found = learning.loss(Knowing(batch), batch, 0)
         assert float(found["error_px"]) < 1e-2 and float(found["loss"]) < 1e-2
         assert float(learning.loss(Knowing(batch, 0.05), batch, 0)["error_px"]) > 2
+
+    def test_gives_the_head_what_its_pictures_look_like(self) -> None:
+        learning, given = task(config=settings(batch=16, context=True)), []
+
+        class Listening(Knowing):
+            def forward(self, features: Tensor, *context: Tensor) -> Guess:
+                given.extend(context)
+                return super().forward(features)
+
+        batch = learning.batch(0, 0, 1)
+        learning.loss(Listening(batch), batch, 0)
+        assert len(given) == 1 and given[0] is batch["overall"]
 
     def test_forgives_less_towards_the_end(self) -> None:
         learning = task()

@@ -19,7 +19,7 @@ from placecell.errors import MapError
 from placecell.estimate import Query
 from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.encoder import Encoder
-from placecell.families.coordinates.sight import camera_seen, cell_pixels, described
+from placecell.families.coordinates.sight import camera_seen, cell_pixels, described, overall
 from placecell.images import LEAST_DETAIL, detail, load_query
 from placecell.log import Log
 from placecell.pose import Array
@@ -52,6 +52,8 @@ class Buffer:
     """(L, 3) in the anchor frame."""
     focals_px: Floats
     """(L,)."""
+    overall: Floats
+    """(L, G) what each look is like as a whole, of those cells of it that show the picture."""
     looks: NDArray[np.intp]
     """Which of them show something; from the others nothing is learned."""
 
@@ -85,6 +87,7 @@ class Buffer:
             rotations=labels.rotations[which] @ rows["cam_from_look"],
             centres=labels.centres[which],
             focals_px=np.array(rows["focal_px"]),
+            overall=np.array(rows["overall"]),
             looks=_with_something(rows["detail"], names, looker.scene.name, log),
         )
 
@@ -119,6 +122,7 @@ class Looker:
                 ("cam_from_look", np.float32, (3, 3)),
                 ("focal_px", np.float32),
                 ("detail", np.float32),
+                ("overall", np.float32, (self.encoder.coarse,)),
                 ("cells", np.dtype(cell), (self.config.samples,)),
             ]
         )
@@ -157,8 +161,8 @@ class Looker:
         if query.defect is None and len(inside):
             row["detail"] = taken.detail
             chosen = rng.choice(inside, self.config.samples, replace=len(inside) < self.config.samples)
-            cells = row["cells"][0]
-            cells["feature"] = described(self.encoder, varied.image, self.config.precision)[chosen]
+            cells, features = row["cells"][0], described(self.encoder, varied.image, self.config.precision)
+            row["overall"], cells["feature"] = overall(self.encoder, features[inside]), features[chosen]
             cells["ray"] = rays[chosen, :2]
             cells["depth"] = taken.depth(rays[chosen] @ varied.cam_from_varied.T)
         return row.view(np.uint8).reshape(1, 1, -1)
@@ -176,7 +180,7 @@ class Looker:
         query = load_query(self.scene, frame)
         lens, sensor, share = query.camera.pinhole, self.scene.depth_sensor, _DEPTH_SHARE
         shown = 0.0 if query.defect is not None else detail(self._as_seen(query))
-        if not self.config.surfaces:
+        if not self.config.surfaces or query.defect is not None:  # of nothing, no depth is asked
             return _Taken(query, shown, lens, None)
         if frame.depth is not None and sensor is not None:
             share *= min(1.0, sensor.camera.fx / lens.fx)

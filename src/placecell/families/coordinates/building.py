@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from placecell import backbones
 from placecell.anchor import Anchor, Floats
@@ -23,10 +21,12 @@ from placecell.errors import MapError
 from placecell.families.coordinates.buffer import Buffer, Looker
 from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.encoder import Encoder
+from placecell.families.coordinates.experts import Gate, joined, joined_logs, learned_gate, shared_out
 from placecell.families.coordinates.head import Head
-from placecell.families.coordinates.localizer import CoordinatesMap, halved
+from placecell.families.coordinates.localizer import CoordinatesMap, halved, heads_of
 from placecell.families.coordinates.sight import camera_seen
-from placecell.families.coordinates.training import CoordinatesTask
+from placecell.families.coordinates.training import CoordinatesTask, trained_head
+from placecell.families.coordinates.working import working_folder
 from placecell.images import load_query
 from placecell.localizer import MapInfo, config_to_json
 from placecell.log import Log, Silent
@@ -37,21 +37,21 @@ from placecell.train.checkpoint import require_own
 from placecell.train.devices import leads, require_device
 from placecell.train.failures import plain_memory_errors
 from placecell.train.holdout import held_out
-from placecell.train.loop import Plan, Trained, fit
-from placecell.train.optimizers import optimizer
 
 _PURPOSE = 6
 """Of the seed."""
-_WARMUP = 0.1
-"""Share of the steps over which the one-cycle schedule rises to the peak."""
-_LOOKS = 10
-"""How often a training is judged by its held-out frames on the way."""
+_CELLS, _LEAST_LOOKS = 3_000_000, 4
+"""What a buffer holds where nobody says how often to look: it takes as long for few pictures as for many."""
+_STEPS = 6000
+"""A training has where nobody says how many rounds."""
 _DEPTH_WITHOUT_SURFACES = 4.0
 """Times the scale of the anchor: how far away things are taken to lie where a scene knows nothing of it."""
 _CLUSTERED = 20_000
 """Cells that tell where the scene is."""
 _JUDGED = 50
 """Held-out frames that a training is judged by, at most."""
+_EXPERT = "expert-{}"
+"""Where in the work folder an expert is trained."""
 
 
 def build(
@@ -62,50 +62,53 @@ def build(
     require_device(device)
     identity = {"scene": f"{scene.name} {scene.fingerprint}", "settings": config_to_json(config), "seed": seed}
     if work is not None:
-        require_own(work, identity, beside=("cells",))
+        _require_own(work, identity)
     learned, held = chosen(config, scene)
     anchor = Anchor.of([frame.world_from_cam for frame in learned if frame.world_from_cam is not None])
     usual = canonical_camera([scene.camera_of(frame) for frame in learned], config.short_side)
     camera = camera_seen(usual, usual)
-    encoder, head, weights = _networks(config, seed, device, log)
-    with _folder(work) as folder:
-        looker = Looker.of(scene, learned, camera, encoder, config, seed)
-        buffer = Buffer.filled(looker, anchor, config, folder=folder, log=log)
-        if config.devices > (batch := min(config.batch, len(buffer))):
-            raise MapError(f"--devices {config.devices} cannot share out {batch} cells a step; lower --devices")
-        usual_depth = begin(head, buffer, anchor, config, seed)
-        empty = CoordinatesMap(config, MapInfo.of(config, scene, seed), encoder, head, camera, anchor)
-        task = CoordinatesTask(
-            config,
-            buffer,
-            max(1, round(config.epochs * len(buffer) / min(config.batch, len(buffer)))),
-            seed,
-            usual_depth,
-            None if not held else lambda network: judged(replace(empty, head=network), scene, held),
-        )
-        trained = _fit(task, head, device, identity, None if work is None else folder, log)
-    told: dict[str, Any] = {"weights": weights, "steps": trained.steps, "validation": trained.validation}
-    if trained.interrupted:
-        told["unfinished"] = f"training stopped after step {trained.steps} of {task.steps}"
-    info = MapInfo.of(config, scene, seed, **told)
-    return replace(empty, info=info, head=halved(trained.network), log_csv=trained.log_csv).to(device)
+    encoder, heads, weights = _networks(config, seed, device, log)
+    with working_folder(work) as folder:
+        counted = replace(config, looks=looks_at(len(learned), config))
+        looker = Looker.of(scene, learned, camera, encoder, counted, seed)
+        buffer = Buffer.filled(looker, anchor, counted, folder=folder, log=log)
+        empty = CoordinatesMap(config, MapInfo.of(config, scene, seed), encoder, heads[0], camera, anchor)
+        teaching = _Teaching(empty, buffer, seed, device, work, identity, log)
+        if config.experts == 1:
+            found, told = teaching.one(heads[0], scene, held)
+        else:
+            found, told = teaching.several(heads, scene, held)
+    info = MapInfo.of(config, scene, seed, weights=weights, **told)
+    return replace(found, info=info).to(device)
 
 
-def _networks(config: Coordinates, seed: int, device: str, log: Log) -> tuple[Encoder, Head, str]:
-    """The encoder as it stays, on the device; the head before training; and where the encoder's weights come from."""
-    with plain_memory_errors("making the network", "--hidden"), torch.random.fork_rng(devices=[]):
+def _require_own(work: Path, identity: Mapping[str, Any]) -> None:
+    """Find out before long work whether a folder, with those of its experts, is free or holds this training already."""
+    experts = sorted(path for path in work.glob(_EXPERT.format("*")))
+    require_own(work, identity, beside=("cells", *(path.name for path in experts)))
+    for path in experts:
+        require_own(path, identity)
+
+
+def _networks(config: Coordinates, seed: int, device: str, log: Log) -> tuple[Encoder, list[Head], str]:
+    """The encoder as it stays, on the device; the heads before training; and where the encoder's weights come from."""
+    with plain_memory_errors("making the network", "--hidden or --experts"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder(config.backbone)
-        head = Head(encoder.channels, config.hidden, config.blocks, config.clusters)
-    weights = backbones.load_weights(encoder.backbone, config.backbone, config.weights, log=log)
-    return halved(encoder.settle()).to(device), head, weights
+        heads = heads_of(config, encoder)
+    if config.weights == "none":
+        log.say(f"the features of {config.backbone} are random and stay so, as nothing trains them: see --weights")
+        weights = "none, random features"
+    else:
+        weights = backbones.load_weights(encoder.backbone, config.backbone, config.weights, log=log)
+    return halved(encoder.settle()).to(device), heads, weights
 
 
 def chosen(config: Coordinates, scene: Scene) -> tuple[list[Frame], list[Frame]]:
     """Which frames are learned from, and which the training is judged by.
 
     Raises:
-        MapError: no posed training frame.
+        MapError: no posed training frame, or fewer than experts.
     """
     frames = scene.split("train").posed
     if not frames:
@@ -114,16 +117,23 @@ def chosen(config: Coordinates, scene: Scene) -> tuple[list[Frame], list[Frame]]
     rest = [frame for index, frame in enumerate(frames) if index not in held]
     if 0 < config.frames < len(rest):
         rest = [rest[place] for place in np.linspace(0, len(rest) - 1, config.frames).round().astype(int)]
+    if config.experts > len(rest):
+        raise MapError(
+            f"scene {scene.name}: {len(rest)} training frames cannot be shared out among {config.experts} experts; "
+            "lower --experts"
+        )
     return rest, [frames[index] for index in sorted(held)]
+
+
+def looks_at(frames: int, config: Coordinates) -> int:
+    """How often each of so many training pictures is looked at."""
+    return config.looks or max(_LEAST_LOOKS, -(-_CELLS // (frames * config.samples)))
 
 
 def begin(head: Head, buffer: Buffer, anchor: Anchor, config: Coordinates, seed: int) -> float:
     """Tell the head what features are like and where the scene is; returns how far away things usually are."""
     rng = np.random.default_rng([seed, _PURPOSE])
-    some = rng.choice(len(buffer), min(len(buffer), _CLUSTERED), replace=False)
-    cells, look = buffer.at(some)
-    known = np.isfinite(cells["depth"])
-    usual = float(f"{np.median(cells['depth'][known]):.3g}") if known.any() else _DEPTH_WITHOUT_SURFACES * anchor.scale
+    cells, look, usual = _some_cells(buffer, anchor, rng)
     points = _points(cells, buffer.rotations[look], buffer.centres[look], usual)
     count = min(max(config.clusters, 1), len(points))
     centres = points.mean(axis=0, keepdims=True)
@@ -134,7 +144,19 @@ def begin(head: Head, buffer: Buffer, anchor: Anchor, config: Coordinates, seed:
     padded = np.resize(centres, (max(config.clusters, 1), 3))
     size = float(f"{np.sqrt(points.var(axis=0).sum()):.3g}") or usual
     head.begin(torch.from_numpy(cells["feature"].astype(np.float32)), torch.from_numpy(padded).float(), size)
+    if head.context is not None:
+        head.context.begin(torch.from_numpy(buffer.overall[buffer.looks]))
     return usual
+
+
+def _some_cells(
+    buffer: Buffer, anchor: Anchor, rng: np.random.Generator
+) -> tuple[NDArray[Any], NDArray[np.intp], float]:
+    """Some cells of a buffer, the looks that they are of, and how far away things usually are."""
+    cells, look = buffer.at(rng.choice(len(buffer), min(len(buffer), _CLUSTERED), replace=False))
+    known = np.isfinite(cells["depth"])
+    usual = float(f"{np.median(cells['depth'][known]):.3g}") if known.any() else _DEPTH_WITHOUT_SURFACES * anchor.scale
+    return cells, look, usual
 
 
 def _points(cells: Any, rotations: Floats, centres: Floats, usual_depth: float) -> Floats:
@@ -143,6 +165,78 @@ def _points(cells: Any, rotations: Floats, centres: Floats, usual_depth: float) 
     rays = np.concatenate([cells["ray"], np.ones((len(cells), 1), np.float32)], axis=1)
     points: Floats = np.einsum("nij,nj->ni", rotations, rays * depth[:, None]) + centres
     return points
+
+
+@dataclass(frozen=True, eq=False)
+class _Teaching:
+    """What the heads of a map are taught from, and where that is kept."""
+
+    empty: CoordinatesMap
+    buffer: Buffer
+    seed: int
+    device: str
+    work: Path | None
+    identity: dict[str, Any]
+    log: Log
+
+    def one(self, head: Head, scene: Scene, held: Sequence[Frame]) -> tuple[CoordinatesMap, dict[str, Any]]:
+        """The map of one head, and what there is to tell of its training."""
+        empty, judge = self.empty, None
+        if held:
+            judge = partial(_judged_with, empty, scene, held)
+        task = self._task(head, self.buffer, judge)
+        trained = trained_head(head, task, self.device, self.work, self.identity, self.log)
+        told: dict[str, Any] = {"steps": trained.steps, "validation": trained.validation}
+        if trained.interrupted:
+            told["unfinished"] = f"training stopped after step {trained.steps} of {task.steps}"
+        return replace(empty, head=halved(trained.network), log_csv=trained.log_csv), told
+
+    def several(
+        self, heads: Sequence[Head], scene: Scene, held: Sequence[Frame]
+    ) -> tuple[CoordinatesMap, dict[str, Any]]:
+        """The map of several heads and their gate, trained one after the other; held-out frames judge the whole."""
+        parts, gate = self._shared_out(len(heads))
+        tasks = [self._task(head, part, None) for head, part in zip(heads, parts, strict=True)]
+        told: dict[str, Any] = {"steps": 0}
+        logs: list[str] = []
+        for number, (head, task) in enumerate(zip(heads, tasks, strict=True), start=1):
+            self.log.say(f"expert {number} of {len(heads)} learns from {len(task.buffer.looks)} looks")
+            work = None if self.work is None else self.work / _EXPERT.format(number)
+            trained = trained_head(head, task, self.device, work, self.identity, self.log)
+            told["steps"] += trained.steps
+            logs.append(trained.log_csv)
+            if trained.interrupted:
+                where = f"training of expert {number} of {len(heads)}"
+                told["unfinished"] = f"{where} stopped after step {trained.steps} of {task.steps}"
+                break
+        whole = halved(joined(heads).eval())
+        found = replace(self.empty, head=whole, gate=halved(gate), log_csv=joined_logs(logs)).to(self.device)
+        return found, {**told, "validation": judged(found, scene, held) if held else {}}
+
+    def _shared_out(self, experts: int) -> tuple[list[Buffer], Gate]:
+        """What each expert learns from, and the gate that says so."""
+        buffer = self.buffer
+        rng = np.random.default_rng([self.seed, _PURPOSE])
+        _, _, usual = _some_cells(buffer, self.empty.anchor, rng)
+        centres, forward = buffer.centres[buffer.looks], buffer.rotations[buffer.looks, :, 2]
+        belongs = shared_out(centres, forward, usual, experts, self.seed)
+        gate = learned_gate(buffer.overall[buffer.looks], belongs)
+        return [replace(buffer, looks=buffer.looks[own]) for own in belongs.T], gate
+
+    def _task(
+        self, head: Head, buffer: Buffer, judge: Callable[[nn.Module], dict[str, float]] | None
+    ) -> CoordinatesTask:
+        """The task of a head, which is told where its part of the scene is."""
+        config = self.empty.family
+        if config.devices > (batch := min(config.batch, len(buffer))):
+            raise MapError(f"--devices {config.devices} cannot share out {batch} cells a step; lower --devices")
+        usual = begin(head, buffer, self.empty.anchor, config, self.seed)
+        steps = max(1, round(config.epochs * len(buffer) / batch)) if config.epochs else _STEPS
+        return CoordinatesTask(config, buffer, steps, self.seed, usual, judge)
+
+
+def _judged_with(empty: CoordinatesMap, scene: Scene, frames: Sequence[Frame], head: nn.Module) -> dict[str, float]:
+    return judged(replace(empty, head=head), scene, frames)
 
 
 def judged(candidate: CoordinatesMap, scene: Scene, frames: Sequence[Frame]) -> dict[str, float]:
@@ -155,46 +249,3 @@ def judged(candidate: CoordinatesMap, scene: Scene, frames: Sequence[Frame]) -> 
     distance, angle = np.median(np.array(errors), axis=0)
     unit, scale = ("cm", 100.0) if scene.metric else ("units", 1.0)
     return {unit: min(scale * float(distance), 1e9), "deg": float(angle)}
-
-
-def _fit(
-    task: CoordinatesTask, head: nn.Module, device: str, identity: dict[str, Any], work: Path | None, log: Log
-) -> Trained:
-    config = task.config
-    plan = Plan(
-        steps=task.steps,
-        batch=task.batch_size,
-        precision=config.precision,
-        device=device,
-        devices=config.devices,
-        seed=task.seed,
-        validate_every=max(1, task.steps // _LOOKS) if task.judge is not None else 0,
-        channels_last=False,
-    )
-
-    def optimized(network: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
-        return optimizer(
-            network,
-            "muon",
-            config.learning_rate,
-            config.weight_decay,
-            steps=steps,
-            schedule="onecycle",
-            warmup=_WARMUP,
-            spared=("leave.weight",),
-        )
-
-    return fit(head, task, plan, optimizer=optimized, work=work, identity=identity, log=log)
-
-
-@contextmanager
-def _folder(work: Path | None) -> Iterator[Path]:
-    if work is not None:
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MapError(f"{work} cannot be made ({error.strerror}); choose a folder you own") from error
-        yield work
-        return
-    with TemporaryDirectory(prefix="placecell-") as folder:
-        yield Path(folder)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _INFINITE = float("inf")
 _LEAST = {
     "short_side": 64,
-    "looks": 1,
+    "looks": 0,
     "samples": 1,
     "hidden": 1,
     "blocks": 0,
@@ -27,6 +27,7 @@ _LEAST = {
     "queried": 4,
     "least": 4,
     "devices": 1,
+    "experts": 1,
 }
 
 
@@ -47,9 +48,10 @@ class Coordinates:
     """The encoder's weights: imagenet, none (random features), or a .safetensors file."""
     short_side: int = 480
     """Shorter side of the pictures the encoder sees, pixels; other cameras are resampled to as many pixels a radian."""
-    looks: int = 4
-    """How often each training picture goes into the buffer, each time turned, scaled and coloured anew."""
-    samples: int = 512
+    looks: int = 0
+    """How often each training picture goes into the buffer, each time turned, scaled and coloured anew; 0: until there
+    are 3 million cells, and four times at least."""
+    samples: int = 1024
     """Cells a look."""
     turn_deg: float = 15.0
     """A look turns the camera about its line of sight by up to this."""
@@ -61,19 +63,24 @@ class Coordinates:
     """Weight of how far off cells are in space, where the scene knows how deep they lie, against their projections."""
     surfaces: bool = True
     """Learn from depth or points too, where the scene has them; poses and pictures alone are enough without."""
-    hidden: int = 512
+    hidden: int = 256
     """Width of the head."""
     blocks: int = 2
     """Residual blocks of the head, three layers each."""
     clusters: int = 50
     """Points of the scene between which the head chooses before it adds the rest; 0: their mean."""
+    experts: int = 1
+    """Heads between which the training pictures are shared out by what they show; for places too large for one."""
+    context: bool = False
+    """The head is told what the whole picture looks like, too; for places that look alike near by."""
     tolerance_px: tuple[float, float] = (50.0, 1.0)
     """Reprojection errors count in full up to about this many pixels, at the beginning and at the end."""
     epochs: float = 16.0
-    """How often each cell of the buffer has its turn."""
-    batch: int = 4096
+    """How often each cell of the buffer has its turn, with experts each cell of an expert; 0: as often as 6000 steps
+    take."""
+    batch: int = 8192
     """Cells a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     """Its peak."""
     weight_decay: float = 0.01
     """Pull of the weights towards zero."""
@@ -96,7 +103,9 @@ class Coordinates:
         for key, value in _LEAST.items():
             if getattr(self, key) < value:
                 raise ValueError(f"{key} counts from {value}, not {getattr(self, key)}")
-        for key in ("learning_rate", "epochs", "max_error_px"):
+        if not 0 <= self.epochs < _INFINITE:
+            raise ValueError(f"epochs counts from 0, not {self.epochs}")
+        for key in ("learning_rate", "max_error_px"):
             if not 0 < getattr(self, key) < _INFINITE:
                 raise ValueError(f"{key} has to be positive, not {getattr(self, key)}")
         if self.precision not in ("fp32", "bf16"):
@@ -108,6 +117,8 @@ class Coordinates:
             raise ValueError("surface_weight, colour and validation lie between 0 and 1, weight_decay counts from 0")
         if not (0 <= self.turn_deg <= 180 and 1 <= self.zoom <= 4):
             raise ValueError("turn_deg is from 0 to 180 degrees, zoom a factor from 1 to 4")
+        if self.experts > 1 and self.devices > 1:
+            raise ValueError("experts are trained one after the other on one device; lower experts or devices")
         if self.queried < self.least:
             raise ValueError(f"least ({self.least}) of the queried cells ({self.queried}) cannot agree; lower least")
         if len(self.tolerance_px) != 2 or not 0 < self.tolerance_px[1] <= self.tolerance_px[0] < _INFINITE:

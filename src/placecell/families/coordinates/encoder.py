@@ -42,15 +42,16 @@ class Encoder(nn.Module):
         self.taps = tuple(by_stride[stride] for stride in _STRIDES)
         fine, even, coarse = (self.backbone.taps[tap].channels for tap in self.taps)
         self.channels = 4 * fine + even + coarse
+        self.coarse = coarse
 
     def settle(self) -> Encoder:
         """This encoder as it is used: what nobody reads dropped, batch norms folded in, in eval mode, frozen."""
         self.backbone.cut(self.taps[-1])
         self.backbone = fused(self.backbone.eval())
-        return self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        return self.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """(B, C, H / 8, W / 8) of normalised pictures, whole cells only."""
+        """(B, C, H / 8, W / 8) of normalised pictures, whole cells only; stride 16 is the last `coarse` channels."""
         maps = self.backbone(images_B3HW)
         fine, even, coarse = (maps[tap] for tap in self.taps)
         height, width = images_B3HW.shape[-2] // STRIDE, images_B3HW.shape[-1] // STRIDE

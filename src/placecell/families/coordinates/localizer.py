@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -19,8 +19,10 @@ from placecell.errors import FormatError
 from placecell.estimate import Estimate, Query
 from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.encoder import Encoder
-from placecell.families.coordinates.head import Head
-from placecell.families.coordinates.sight import camera_seen, cell_pixels, described
+from placecell.families.coordinates.experts import Gate, joined
+from placecell.families.coordinates.head import Guess, Head
+from placecell.families.coordinates.keeping import fill, packed
+from placecell.families.coordinates.sight import camera_seen, cell_pixels, described, overall
 from placecell.images import LEAST_DETAIL, detail
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pnp import PnP, solve_pnp
@@ -55,12 +57,14 @@ class CoordinatesMap:
     info: MapInfo
     encoder: Encoder
     head: nn.Module
-    """A `Head` in eval mode, on the device that answers."""
+    """A `Head` in eval mode, on the device that answers; with a gate, an `nn.ModuleList` of them."""
     camera: Camera
     """Of the training pictures as the encoder saw them."""
     anchor: Anchor
     log_csv: str = ""
     """How the training went."""
+    gate: Gate | None = None
+    """Which of several heads know a picture."""
 
     @property
     def unfinished(self) -> str | None:
@@ -72,6 +76,8 @@ class CoordinatesMap:
         """This map, answering on a device."""
         self.encoder.to(device)
         self.head.to(device)
+        if self.gate is not None:
+            self.gate.to(device)
         return self
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
@@ -101,27 +107,38 @@ class CoordinatesMap:
             return f"hardly anything is in the picture {needed}; it is dark, blurred or of a bare wall"
         if (count := len(cell_pixels(camera))) < self.family.least:
             return f"the picture has {count} cells as this map sees it, {self.family.least} needed"
-        seen = self._seen(image, camera)
-        if not np.isfinite(seen.points_anchor).all():
+        seen = list(self._seen(image, camera))
+        if not all(np.isfinite(by_one.points_anchor).all() for by_one in seen):
             return "the network answers with numbers that are none; train it again with a lower learning rate"
+        return max((self._solved(by_one) for by_one in seen), key=lambda found: found.count)
+
+    def _solved(self, seen: Seen) -> PnP:
         noise_px = np.maximum(seen.spread_px, _LEAST_NOISE_PX)
         max_error_px = self.family.max_error_px
-        return solve_pnp(seen.points_anchor, seen.pixels, camera, max_error_px=max_error_px, noise_px=noise_px)
+        return solve_pnp(seen.points_anchor, seen.pixels, seen.camera, max_error_px=max_error_px, noise_px=noise_px)
 
     def coordinates(self, query: Query) -> Seen:
-        """Where the cells of a picture lie: those `queried` that the head is surest of."""
+        """Where the cells of a picture lie: those `queried` that the head is surest of; the likeliest of several."""
         camera = camera_seen(query.camera, self.camera)
-        return self._seen(resample(query.image, query.camera, camera), camera)
+        return next(self._seen(resample(query.image, query.camera, camera), camera))
 
-    def _seen(self, image: NDArray[np.uint8], camera: Camera) -> Seen:
+    def _seen(self, image: NDArray[np.uint8], camera: Camera) -> Iterator[Seen]:
+        """What each head that is asked says of a picture, the likeliest first."""
         features = described(self.encoder, image, self.family.precision)
         device = next(self.head.parameters()).device
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.family.precision == "bf16"):
-            points, spread = self.head(torch.from_numpy(features).to(device))
-        log_spread = spread.float().cpu().numpy().astype(np.float64)
-        surest = np.argsort(log_spread, kind="stable")[: self.family.queried]
-        points_anchor = points.float().cpu().numpy().astype(np.float64)[surest]
-        return Seen(cell_pixels(camera)[surest], points_anchor, np.exp(log_spread[surest]), camera)
+        given = [torch.from_numpy(features).to(device)]
+        heads = [self.head]
+        if self.gate is not None or self.family.context:
+            whole = torch.from_numpy(overall(self.encoder, features)).to(device)
+            if self.gate is not None:
+                every = list(self.head.children())
+                heads = [every[expert] for expert in self.gate.asked(whole)]
+            if self.family.context:
+                given.append(whole.unsqueeze(0))
+        for head in heads:
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, self.family.precision == "bf16"):
+                guess: Guess = head(*given)
+            yield _surest(guess, camera, self.family.queried)
 
     def save(self, folder: Path) -> None:
         """Write the map folder; weights in half precision."""
@@ -131,12 +148,9 @@ class CoordinatesMap:
             "scale": self.anchor.scale,
         }
         info = replace(self.info, extra={**self.info.extra, **extra})
-        tensors: dict[str, NDArray[Any]] = {}
-        for part, network in (("encoder", self.encoder), ("head", self.head)):
-            halves = {key for key, _ in network.named_parameters()}
-            for key, value in network.state_dict().items():
-                kept = value.cpu().numpy()
-                tensors[f"{part}.{key}"] = kept.astype(np.float16) if key in halves else kept
+        tensors = packed(self.encoder, "encoder", "half") | packed(self.head, "head", "half")
+        if self.gate is not None:
+            tensors |= packed(self.gate, "gate", "half")
         save_map(folder, info, tensors, texts={_LOG: self.log_csv} if self.log_csv else None)
 
     @classmethod
@@ -145,7 +159,7 @@ class CoordinatesMap:
 
         Raises:
             MissingDevice: the device is not there.
-            FormatError: a file is damaged, of another version, or lacks the encoder.
+            FormatError: a file is damaged, of another version, or lacks the encoder, a head or the gate.
         """
         info = load_info(folder)
         family = config_from_json(Coordinates, info.config)
@@ -158,16 +172,25 @@ class CoordinatesMap:
             raise FormatError(f"{folder / 'map.json'}: damaged ({error}); build the map again") from error
         with torch.random.fork_rng(devices=[]):  # what it draws is replaced
             encoder = Encoder(family.backbone).settle()
-            head = Head(encoder.channels, family.hidden, family.blocks, family.clusters).eval()
-        path = folder / "weights.safetensors"
-        _fill(encoder, "encoder", tensors, path)
-        _fill(head, "head", tensors, path)
-        known = {f"encoder.{key}" for key in encoder.state_dict()} | {f"head.{key}" for key in head.state_dict()}
-        if strange := sorted(tensors.keys() - known):
-            raise FormatError(f"{path}: tensor {strange[0]} does not fit map.json; build the map again")
+            heads = heads_of(family, encoder)
+        gate = Gate(encoder.coarse, family.experts).eval() if family.experts > 1 else None
+        _fill(_named_parts(encoder, heads, gate), tensors, folder / "weights.safetensors")
         log = folder / _LOG
         log_csv = log.read_text(encoding="utf-8") if log.is_file() else ""
-        return cls(family, info, encoder, head, camera, anchor, log_csv).to(device)
+        return cls(family, info, encoder, joined(heads).eval(), camera, anchor, log_csv, gate).to(device)
+
+
+def heads_of(family: Coordinates, encoder: Encoder) -> list[Head]:
+    """The heads of a map of these settings, one an expert, as they are drawn."""
+    sizes = (encoder.channels, family.hidden, family.blocks, family.clusters)
+    return [Head(*sizes, encoder.coarse if family.context else 0) for _ in range(family.experts)]
+
+
+def _surest(guess: Guess, camera: Camera, queried: int) -> Seen:
+    log_spread = guess.spread_N.float().cpu().numpy().astype(np.float64)
+    surest = np.argsort(log_spread, kind="stable")[:queried]
+    points_anchor = guess.points_N3.float().cpu().numpy().astype(np.float64)[surest]
+    return Seen(cell_pixels(camera)[surest], points_anchor, np.exp(log_spread[surest]), camera)
 
 
 def halved(network: N) -> N:
@@ -181,10 +204,27 @@ def halved(network: N) -> N:
     return network
 
 
-def _fill(network: nn.Module, part: str, tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
-    expected = network.state_dict()
-    given = {key: torch.from_numpy(tensors[f"{part}.{key}"]).to(value.dtype) for key, value in expected.items()}
-    strange = [key for key in expected if given[key].shape != expected[key].shape]
-    if strange:
-        raise FormatError(f"{path}: tensor {part}.{strange[0]} does not fit map.json; build the map again")
-    network.load_state_dict(given)
+def _named_parts(encoder: Encoder, heads: Sequence[Head], gate: Gate | None) -> Iterator[tuple[str, str, nn.Module]]:
+    """What a map is made of: how its tensors begin, what it is called, and the network."""
+    yield "encoder", "the encoder", encoder
+    if gate is None:
+        yield "head", "the head", heads[0]
+        return
+    for index, head in enumerate(heads):
+        yield f"head.{index}", f"expert {index + 1} of {len(heads)}", head
+    yield "gate", "the gate", gate
+
+
+def _fill(parts: Iterable[tuple[str, str, nn.Module]], tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Give each part of a map its weights.
+
+    Raises:
+        FormatError: a part is missing, does not fit, or something is left over.
+    """
+    used: set[str] = set()
+    for name, told, network in parts:
+        if not any(key.startswith(f"{name}.") for key in tensors):
+            raise FormatError(f"{path}: lacks {told}, there is no tensor {name}.…; build the map again")
+        used |= fill(network, name, tensors, path)
+    if strange := sorted(tensors.keys() - used):
+        raise FormatError(f"{path}: tensor {strange[0]} does not fit map.json; build the map again")

@@ -30,6 +30,12 @@ def described(encoder: Encoder, image: NDArray[np.uint8], precision: str) -> NDA
     return found
 
 
+def overall(encoder: Encoder, features_NC: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(G,) what a picture looks like as a whole: the mean of its cells' features of stride 16."""
+    mean: NDArray[np.float32] = features_NC[:, -encoder.coarse :].mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
 def camera_seen(camera: Camera, usual: Camera) -> Camera:
     """The pinhole at the place of any camera with as many pixels a radian as the `usual` one, on which a head has
     learned how large things look; whole cells, and no more than `_MOST_CELLS` times as many of them."""
