@@ -6,7 +6,8 @@ RUN_READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint types contract check test-slow test-data bench-core bench-regression bench-compression
+.PHONY: setup demo test lint types contract check test-slow test-data bench-core bench-regression \
+  bench-compression bench-coordinates
 
 setup: $(DEV_READY)
 
@@ -43,6 +44,11 @@ bench-regression: setup
 
 bench-compression: setup
 	$(BIN)/python benchmarks/compression.py
+
+bench-coordinates: setup
+	$(BIN)/python benchmarks/coordinates.py
+	$(BIN)/python benchmarks/forests.py
+	$(BIN)/python benchmarks/dsac.py
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
