@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from families.coordinates.small import settings
 from placecell.errors import FormatError, MissingDevice, PlacecellError
 from placecell.estimate import Query
 from placecell.families.coordinates.head import Guess
+from placecell.families.coordinates.keeping import rounded
 from placecell.families.coordinates.localizer import CoordinatesMap
 from placecell.families.coordinates.sight import camera_seen, cell_pixels
 from placecell.images import load_query
@@ -189,6 +191,16 @@ class TestFolder:
             a, b = one.state_dict(), other.state_dict()
             assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
         np.testing.assert_array_equal(again.coordinates(query).points_anchor, built.coordinates(query).points_anchor)
+
+    def test_a_byte_a_weight_is_kept_as_it_answers(self, built: CoordinatesMap, query: Query, tmp_path: Path) -> None:
+        parts = {"encoder": rounded(deepcopy(built.encoder), "int8"), "head": rounded(deepcopy(built.head), "int8")}
+        small = replace(built, family=replace(built.family, kept="int8"), **parts)
+        small.save(tmp_path / "map")
+        built.save(tmp_path / "whole")
+        again = CoordinatesMap.load(tmp_path / "map")
+        np.testing.assert_array_equal(again.coordinates(query).points_anchor, small.coordinates(query).points_anchor)
+        sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("map", "whole")]
+        assert sizes[0] < 0.8 * sizes[1]
 
     def test_weights_are_halves_and_lengths_are_not(self, built: CoordinatesMap, tmp_path: Path) -> None:
         """A scene in millimetres, or far from its middle, has lengths that half precision would spoil."""

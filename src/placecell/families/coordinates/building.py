@@ -23,7 +23,8 @@ from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.encoder import Encoder
 from placecell.families.coordinates.experts import Gate, joined, joined_logs, learned_gate, shared_out
 from placecell.families.coordinates.head import Head
-from placecell.families.coordinates.localizer import CoordinatesMap, halved, heads_of
+from placecell.families.coordinates.keeping import rounded
+from placecell.families.coordinates.localizer import CoordinatesMap, heads_of
 from placecell.families.coordinates.sight import camera_seen
 from placecell.families.coordinates.training import CoordinatesTask, trained_head
 from placecell.families.coordinates.working import working_folder
@@ -101,7 +102,7 @@ def _networks(config: Coordinates, seed: int, device: str, log: Log) -> tuple[En
         weights = "none, random features"
     else:
         weights = backbones.load_weights(encoder.backbone, config.backbone, config.weights, log=log)
-    return halved(encoder.settle()).to(device), heads, weights
+    return rounded(encoder.settle(), config.kept).to(device), heads, weights
 
 
 def chosen(config: Coordinates, scene: Scene) -> tuple[list[Frame], list[Frame]]:
@@ -189,7 +190,8 @@ class _Teaching:
         told: dict[str, Any] = {"steps": trained.steps, "validation": trained.validation}
         if trained.interrupted:
             told["unfinished"] = f"training stopped after step {trained.steps} of {task.steps}"
-        return replace(empty, head=halved(trained.network), log_csv=trained.log_csv), told
+        learned = rounded(trained.network, empty.family.kept)
+        return replace(empty, head=learned, log_csv=trained.log_csv), told
 
     def several(
         self, heads: Sequence[Head], scene: Scene, held: Sequence[Frame]
@@ -209,8 +211,9 @@ class _Teaching:
                 where = f"training of expert {number} of {len(heads)}"
                 told["unfinished"] = f"{where} stopped after step {trained.steps} of {task.steps}"
                 break
-        whole = halved(joined(heads).eval())
-        found = replace(self.empty, head=whole, gate=halved(gate), log_csv=joined_logs(logs)).to(self.device)
+        kept = self.empty.family.kept
+        whole = rounded(joined(heads).eval(), kept)
+        found = replace(self.empty, head=whole, gate=rounded(gate, kept), log_csv=joined_logs(logs)).to(self.device)
         return found, {**told, "validation": judged(found, scene, held) if held else {}}
 
     def _shared_out(self, experts: int) -> tuple[list[Buffer], Gate]:

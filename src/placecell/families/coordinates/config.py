@@ -86,6 +86,8 @@ class Coordinates:
     """Pull of the weights towards zero."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """What the head trains and answers in."""
+    kept: Literal["half", "int8"] = "half"
+    """What the map keeps weights in: two bytes each, or one, of which the encoder's are rounded before training."""
     devices: int = 1
     """How many devices train together."""
     validation: float = 0.0
@@ -110,6 +112,8 @@ class Coordinates:
                 raise ValueError(f"{key} has to be positive, not {getattr(self, key)}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r} is not one of fp32, bf16")
+        if self.kept not in ("half", "int8"):
+            raise ValueError(f"kept {self.kept!r} is not one of half, int8")
         shares = (self.surface_weight, self.colour, self.validation)
         if not (
             all(0 <= share <= 1 for share in shares) and self.validation < 1 and 0 <= self.weight_decay < _INFINITE

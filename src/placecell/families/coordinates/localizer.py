@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from placecell.train.devices import require_device
 _LOG = "training.csv"
 _LEAST_NOISE_PX = 1.0
 """No cell is surer than that, whatever the head says."""
-N = TypeVar("N", bound=nn.Module)
 
 
 class Seen(NamedTuple):
@@ -141,16 +140,17 @@ class CoordinatesMap:
             yield _surest(guess, camera, self.family.queried)
 
     def save(self, folder: Path) -> None:
-        """Write the map folder; weights in half precision."""
+        """Write the map folder."""
         extra = {
             "camera_seen": camera_to_json(self.camera),
             "world_from_anchor": self.anchor.world_from_anchor.matrix[:3].tolist(),
             "scale": self.anchor.scale,
         }
         info = replace(self.info, extra={**self.info.extra, **extra})
-        tensors = packed(self.encoder, "encoder", "half") | packed(self.head, "head", "half")
+        kept = self.family.kept
+        tensors = packed(self.encoder, "encoder", kept) | packed(self.head, "head", kept)
         if self.gate is not None:
-            tensors |= packed(self.gate, "gate", "half")
+            tensors |= packed(self.gate, "gate", kept)
         save_map(folder, info, tensors, texts={_LOG: self.log_csv} if self.log_csv else None)
 
     @classmethod
@@ -191,17 +191,6 @@ def _surest(guess: Guess, camera: Camera, queried: int) -> Seen:
     surest = np.argsort(log_spread, kind="stable")[:queried]
     points_anchor = guess.points_N3.float().cpu().numpy().astype(np.float64)[surest]
     return Seen(cell_pixels(camera)[surest], points_anchor, np.exp(log_spread[surest]), camera)
-
-
-def halved(network: N) -> N:
-    """The network itself, its weights rounded to the half precision that they are kept in.
-
-    Buffers stay as they are: lengths in the unit of the scene may be beyond it, and training has built on them.
-    """
-    with torch.no_grad():
-        for value in network.parameters():
-            value.copy_(value.half().float())
-    return network
 
 
 def _named_parts(encoder: Encoder, heads: Sequence[Head], gate: Gate | None) -> Iterator[tuple[str, str, nn.Module]]:
