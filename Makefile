@@ -16,7 +16,7 @@ demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(RUN_READY))
 	$(BIN)/placecell demo demo/
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .

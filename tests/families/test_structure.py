@@ -117,7 +117,12 @@ class TestPicturesMadeOtherwise:
         self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
     ) -> None:
         cut = [
-            replace(query, image=query.image[30:330, 40:400].copy(), camera=query.camera.cropped(40, 30, 360, 300))
+            replace(
+                query,
+                image=query.image[30:330, 40:400].copy(),
+                camera=query.camera.cropped(40, 30, 360, 300),
+                depth_m=None,
+            )
             for query in room_queries
         ]
         distance, angle_deg = worst(built.localize(cut), truths)
@@ -127,7 +132,9 @@ class TestPicturesMadeOtherwise:
         self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
     ) -> None:
         larger = [
-            replace(query, image=cv2.resize(query.image, (720, 540)), camera=query.camera.resized(720, 540))
+            replace(
+                query, image=cv2.resize(query.image, (720, 540)), camera=query.camera.resized(720, 540), depth_m=None
+            )
             for query in room_queries
         ]
         distance, angle_deg = worst(built.localize(larger), truths)
