@@ -15,6 +15,9 @@ from placecell.families.coordinates.forest.config import Forest
     ("changes", "told"),
     [
         ({"features": "hog"}, "features 'hog' is not one of da-rgb"),
+        ({"predictor": "oracle"}, "predictor 'oracle' is not one of trees, network"),
+        ({"probes": 0}, "probes counts from 1"),
+        ({"steps": 0}, "steps counts from 1"),
         ({"trees": 0}, "trees counts from 1"),
         ({"least": 2}, "least counts from 3"),
         ({"short_side": 16}, "short_side counts from 32"),

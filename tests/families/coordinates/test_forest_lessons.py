@@ -84,7 +84,7 @@ def test_all_frames_are_learned_from_where_there_are_few() -> None:
 def test_folds_leave_every_frame_and_its_neighbours_to_two_other_trees() -> None:
     mask = chosen(5, 100, images=500, seed=0, folds=True)
     assert (mask.sum(axis=0) == 3).all() and (mask.sum(axis=1) == 60).all()
-    assert np.count_nonzero(np.diff(mask.astype(int), axis=1)) < 20  # in runs
+    assert np.count_nonzero(np.diff(mask.astype(int), axis=1)) < 60  # in runs; at random it would be 240
     assert chosen(5, 100, images=50, seed=0, folds=True).sum(axis=1).tolist() == [50] * 5
     assert chosen(2, 100, images=500, seed=0, folds=True).all()
 

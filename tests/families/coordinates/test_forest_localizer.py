@@ -88,7 +88,7 @@ def test_the_weights_of_a_pixel_sum_to_one_at_most(found: ForestMap, queries: li
     modes = found.modes(queries[0], points_cam)
     assert modes.points.shape == (300, 9, 3) and modes.covariance.shape == (300, 9, 3, 3)
     total = modes.weight.sum(axis=1)
-    assert total.max() <= 1 + 1e-6 and np.median(total) > 0.5
+    assert total.max() <= 1 + 1e-6 and np.median(total) > 0.3
 
 
 def test_another_camera_may_ask(found: ForestMap, queries: list[Query], room_scene: Scene) -> None:
@@ -110,16 +110,24 @@ class TestWithoutDepth:
         frames = room_scene.split("train").posed[::5]
         queries = [load_query(room_scene, frame) for frame in frames]
         for scene in (room_scene, replace(bare, metric=False)):  # by its depth, and by its points
-            found = build(scene, features="rgb", auto_context=False, least=50)
+            found = build(scene, features="rgb", auto_context=False, least=50, reach_m=0.88, bandwidth_m=0.03)
             assert not found.wants_depth and found.unit == (1.0 if scene.metric else pytest.approx(1.5, abs=1.0))
             off = errors(found, queries, [f.world_from_cam for f in frames if f.world_from_cam is not None])
             assert np.median(off[:, 0]) < 0.15 and np.median(off[:, 1]) < 3.0
 
     def test_it_refuses_in_one_line(self, room_scene: Scene, queries: list[Query]) -> None:
         found = build(room_scene, features="rgb", auto_context=False, least=400)
-        noise = np.random.default_rng(0).integers(0, 255, queries[0].image.shape).astype(np.uint8)
-        (estimate,) = found.localize([replace(queries[0], image=noise, depth_m=None)])
-        assert estimate.reason is not None and "400 needed" in estimate.reason
+        height, width = queries[0].image.shape[:2]
+        noise = np.random.default_rng(0).integers(0, 255, (height, width, 3)).astype(np.uint8)
+        wall = np.tile(np.linspace(120, 131, width)[None, :, None], (height, 1, 3)).astype(np.uint8)
+        few = replace(found, family=replace(found.family, queried=3, least=3))
+        for localizer, image, told in (
+            (found, noise, "400 needed"),
+            (found, wall, "400 needed"),
+            (few, noise, "4 needed"),
+        ):
+            (estimate,) = localizer.localize([replace(queries[0], image=image, depth_m=None)])
+            assert estimate.reason is not None and told in estimate.reason and "\n" not in estimate.reason
 
     def test_a_second_forest_reads_the_first_and_is_kept_with_it(
         self, room_scene: Scene, queries: list[Query], tmp_path: Path
@@ -134,6 +142,10 @@ class TestWithoutDepth:
         rays = points_cam / points_cam[:, 2:]
         before = found.modes(queries[0], rays)
         np.testing.assert_array_equal(after.modes(queries[0], rays).points, before.points)
+        assert before.points.shape == (50, 18, 3) and before.weight.sum(axis=1).max() <= 1 + 1e-6
+        alone = replace(found, stages=found.stages[:1]).modes(queries[0], rays)
+        np.testing.assert_array_equal(before.points[:, :9], alone.points)
+        np.testing.assert_allclose(before.weight[:, :9], alone.weight / 2)
         misled = replace(found, stages=(found.stages[0].only(np.array([True, False, False])), found.stages[1]))
         assert not np.array_equal(misled.modes(queries[0], rays).points, before.points)
 
@@ -166,6 +178,31 @@ class TestRefusals:
     def test_unregistered_depth_of_another_size(self, found: ForestMap, queries: list[Query]) -> None:
         query = replace(queries[0], depth_m=np.ones((48, 64), np.float32))
         assert "align the depth with the colour camera" in self.reason(found, query)
+
+    @pytest.mark.parametrize(("times", "told"), [(1000.0, "e+03 m"), (0.001, "0.00")])
+    def test_depth_in_another_unit(self, found: ForestMap, queries: list[Query], times: float, told: str) -> None:
+        assert queries[0].depth_m is not None and found.usual_depth_m is not None
+        reason = self.reason(found, replace(queries[0], depth_m=queries[0].depth_m * np.float32(times)))
+        assert told in reason and f"{found.usual_depth_m:.3g} m in training; is it in metres?" in reason
+
+    def test_depth_of_another_camera_gives_no_pose_or_nearly_the_right_one(
+        self, found: ForestMap, queries: list[Query], room_scene: Scene
+    ) -> None:
+        """As raw depth of 7-Scenes taken for registered: another focal length, a thumb's breadth beside."""
+        depth_camera = replace(queries[0].camera, fx=1.114 * queries[0].camera.fx, fy=1.114 * queries[0].camera.fy)
+        depth_from_cam = Pose.exp([0.0, 0.0, 0.0, 0.025, 0.0, 0.0])
+        for query, truth in zip(queries, truths(room_scene), strict=True):
+            assert query.depth_m is not None
+            raw_m = register_depth(query.depth_m, DepthSensor(query.camera, depth_from_cam), depth_camera)
+            (estimate,) = found.localize([replace(query, depth_m=raw_m)])
+            if estimate.world_from_cam is None:
+                assert estimate.reason is not None and "100 needed" in estimate.reason
+            else:
+                assert pose_error(estimate.world_from_cam, truth).distance < 0.5
+            registered_m = register_depth(raw_m, DepthSensor(depth_camera, depth_from_cam.inv), query.camera)
+            (estimate,) = found.localize([replace(query, depth_m=registered_m)])
+            assert estimate.world_from_cam is not None
+            assert pose_error(estimate.world_from_cam, truth).distance < 0.06
 
     def test_a_textureless_wall(self, found: ForestMap, queries: list[Query]) -> None:
         height, width = queries[0].image.shape[:2]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from placecell.anchor import Anchor
-from placecell.errors import MapError
+from placecell.errors import MapError, naming_extras
 from placecell.families.coordinates.forest.config import Forest
-from placecell.families.coordinates.forest.features import CONTEXT, GROUPS, Group, Planes
+from placecell.families.coordinates.forest.features import GROUPS, WITH_CONTEXT, Group, Planes
 from placecell.families.coordinates.forest.growing import Growing, Samples, grow
 from placecell.families.coordinates.forest.leaves import Remembering, remember
-from placecell.families.coordinates.forest.lessons import THREADS, Drawing, chosen, lessons
+from placecell.families.coordinates.forest.lessons import THREADS, Drawing, Lessons, chosen, joined, lessons
 from placecell.families.coordinates.forest.localizer import ForestMap
 from placecell.families.coordinates.forest.stages import Stage
 from placecell.localizer import MapInfo
@@ -23,33 +23,48 @@ from placecell.scene import Frame, Scene
 from placecell.views import has_depth
 
 
-def build(config: Forest, scene: Scene, *, seed: int, log: Log) -> ForestMap:
+def build(config: Forest, scene: Scene, *, device: str, seed: int, log: Log) -> ForestMap:
     """See `Forest.build`."""
+    if config.predictor == "network":
+        with naming_extras():
+            from placecell.families.coordinates.forest import teaching
+        teaching.require_device(device)  # before minutes of work
     frames = _frames(config, scene, log)
     anchor = Anchor.of([frame.world_from_cam for frame in frames if frame.world_from_cam is not None])
     unit = 1.0 if scene.metric else anchor.scale
     camera = canonical_camera([scene.camera_of(frame) for frame in frames], config.short_side)
-    twice = config.features == "rgb" and config.auto_context
+    twice = config.features == "rgb" and config.auto_context and config.predictor == "trees"
     stages = 2 if twice else 1
     which = [chosen(config.trees, len(frames), config.images, seed + k, folds=twice and not k) for k in range(stages)]
     drawing = Drawing(np.concatenate(which), config.pixels, seed)
     learned = lessons(scene, frames, camera, anchor, drawing, config.features, log)
+    usual_m = _usual_depth_m(learned) if config.needs_depth else None
+    empty = ForestMap(config, MapInfo.of(config, scene, seed), camera, anchor.world_from_anchor, unit, usual_m)
+    if config.predictor == "network":
+        names = [frame.name for frame in frames]
+        samples = joined(learned.samples)
+        network = teaching.taught(config, learned.planes, samples, names, unit=unit, device=device, seed=seed, log=log)
+        return replace(empty, network=network)
+    return replace(empty, stages=_grown(_Grower(config, unit, seed, log), learned, drawing))
+
+
+def _usual_depth_m(learned: Lessons) -> float:
+    """Median over the pixels learned from; rounded, as the last bits hang on nothing."""
+    zooms_px = np.concatenate([samples.pixels.zoom_px for samples in learned.samples])
+    return float(f"{learned.planes.camera.fx / np.median(zooms_px):.3g}")
+
+
+def _grown(grower: _Grower, learned: Lessons, drawing: Drawing) -> tuple[Stage, ...]:
+    """A forest, and where pixels were drawn for two, a second one that reads the first."""
+    config = grower.config
     first, *rest = (
         learned.samples[begin : begin + config.trees] for begin in range(0, len(learned.samples), config.trees)
     )
-    grower = _Grower(config, unit, seed, log)
     grown = [grower.stage(0, learned.planes, first, GROUPS[config.features])]
     for samples in rest:
-        planes = grown[0].read(learned.planes, unit, drawing.chosen[: config.trees], threads=THREADS)
-        grown.append(grower.stage(1, planes, samples, (*GROUPS[config.features], *CONTEXT)))
-    return ForestMap(
-        family=config,
-        info=MapInfo.of(config, scene, seed),
-        camera=camera,
-        world_from_anchor=anchor.world_from_anchor,
-        unit=unit,
-        stages=tuple(grown),
-    )
+        planes = grown[0].read(learned.planes, grower.unit, drawing.chosen[: config.trees], threads=THREADS)
+        grown.append(grower.stage(1, planes, samples, WITH_CONTEXT))
+    return tuple(grown)
 
 
 def _frames(config: Forest, scene: Scene, log: Log) -> tuple[Frame, ...]:
@@ -88,7 +103,7 @@ class _Grower:
     def stage(self, number: int, planes: Planes, samples: Sequence[Samples], groups: Sequence[Group]) -> Stage:
         """A forest that compares planes of these groups."""
         config = self.config
-        how = Growing(groups, config.reach_m, config.candidates, config.levels, config.least_samples)
+        how = Growing(groups, config.reach, config.candidates, config.levels, config.least_samples)
         remembering = Remembering(config.bandwidth_m * self.unit, config.modes)
         trees, leaves = [], []
         for index, learned in enumerate(self.log.track(samples, "growing trees", len(samples))):

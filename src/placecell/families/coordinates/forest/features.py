@@ -24,6 +24,8 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "rgb": (COLOUR,),
 }
 """What each set of features compares; equally often, where there are several groups."""
+WITH_CONTEXT: tuple[Group, ...] = (*(COLOUR,) * 9, *CONTEXT)
+"""Of a forest that reads another: colours more often, as leaves found by coordinates alone are as coarse as those."""
 FARTHEST_MM = 32_000
 """What the plane of depth says where nothing is measured, and beyond."""
 EDGE_MM = 500

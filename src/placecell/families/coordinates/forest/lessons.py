@@ -23,6 +23,9 @@ from placecell.scene import DepthSensor, Frame, Scene
 from placecell.views import points_by_frame
 
 THREADS = 2
+_RUNS = 5
+"""With one, trees know nothing of whole sequences that others are asked about, and the second forest learns to mistrust
+answers that are better on new pictures."""
 Mask = NDArray[np.bool_]
 
 
@@ -40,11 +43,11 @@ class Drawing:
 def chosen(trees: int, frames: int, images: int, seed: int, *, folds: bool = False) -> Mask:
     """(trees, frames) which tree learns from which frame: up to `images` each, at random.
 
-    With `folds` every frame is left out by two trees (if there are three or more), and its neighbours by the same two:
-    they look alike.
+    With `folds` every frame is left out by two trees (if there are three or more), and its neighbours by the same two,
+    as they look alike: the frames are cut in so many runs that each tree leaves out `_RUNS` pairs of them.
     """
     mask = np.zeros((trees, frames), bool)
-    fold = np.arange(frames) * trees // frames
+    fold = np.arange(frames) * trees * _RUNS // frames % trees
     for tree, row in enumerate(mask):
         drawn = np.random.default_rng([seed, 0, tree]).permutation(frames)
         if folds and trees > 2:
@@ -145,7 +148,7 @@ def lessons(
         if part is not None:
             values[index] = part[0].values[0]
             by_frame.append(part[1])
-    samples = tuple(_joined(part) for part in zip(*by_frame, strict=True))
+    samples = tuple(joined(part) for part in zip(*by_frame, strict=True))
     if not samples or not min(len(part.points) for part in samples):
         raise MapError(f"scene {scene.name}: nothing is in its training pictures or their depth; are they black?")
     return Lessons(Planes(camera, values), samples)
@@ -157,8 +160,8 @@ def _visible(points_cam: Array, camera: Camera, count: int, rng: np.random.Gener
     return inside[rng.permutation(len(inside))[:count]]
 
 
-def _joined(parts: Sequence[Samples]) -> Samples:
-    """The samples of several frames."""
+def joined(parts: Sequence[Samples]) -> Samples:
+    """The samples of several frames or trees."""
     arrays = [(s.pixels.picture, s.pixels.u_px, s.pixels.v_px, s.pixels.zoom_px, s.points) for s in parts]
     picture, u_px, v_px, zoom_px, points = (np.concatenate(part) for part in zip(*arrays, strict=True))
     return Samples(Pixels(picture, u_px, v_px, zoom_px), points)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -33,13 +33,12 @@ class Stage:
     """By tree."""
 
     def modes(self, planes: Planes, pixels: Pixels, count: int, bandwidth: float) -> Remembered:
-        """What all trees together say of pixels, `count` modes each; the weights of a pixel sum to at most 1."""
+        """What all trees say of pixels, `count` modes each."""
         by_tree = [
             leaves.modes(tree.fall(planes, pixels), count, bandwidth)
             for tree, leaves in zip(self.trees, self.leaves, strict=True)
         ]
-        points, weight, covariance = (np.concatenate(part, axis=1) for part in zip(*by_tree, strict=True))
-        return Remembered(points, (weight / len(self.trees)).astype(np.float32), covariance)
+        return together(by_tree)
 
     def only(self, wanted: Mask) -> Stage:
         """Some of the trees; all of them where none is wanted."""
@@ -87,3 +86,9 @@ class Stage:
         """(M, 3) by tree."""
         for tree, leaves in zip(self.trees, self.leaves, strict=True):
             yield leaves.modes(tree.fall(planes, pixels), 1, 1.0).points[:, 0]
+
+
+def together(answers: Sequence[Remembered]) -> Remembered:
+    """What several say of the same pixels, side by side; the weights of a pixel sum to at most 1."""
+    points, weight, covariance = (np.concatenate(part, axis=1) for part in zip(*answers, strict=True))
+    return Remembered(points, (weight / len(answers)).astype(np.float32), covariance)
