@@ -39,10 +39,27 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 SMALL: dict[str, dict[str, Any]] = {
     "coordinates": {
-        "weights": "none", "short_side": 96, "looks": 1, "samples": 64, "hidden": 32, "clusters": 8,
-        "epochs": 2.0, "batch": 256, "least": 6,
+        "weights": "none",
+        "short_side": 96,
+        "looks": 1,
+        "samples": 64,
+        "hidden": 32,
+        "clusters": 8,
+        "epochs": 2.0,
+        "batch": 256,
+        "least": 6,
     },
-    "forest": {"trees": 2, "images": 40, "pixels": 300, "levels": 10, "queried": 500, "least": 50},
+    "dsac": {
+        "short_side": 96,
+        "width": 16,
+        "epochs": 4.0,
+        "batch": 2,
+        "precision": "fp32",
+        "end_to_end": 2,
+        "hypotheses": 8,
+        "least": 6,
+    },
+    "forest": {"trees": 3, "pixels": 400, "candidates": 8, "short_side": 120, "queried": 800, "least": 60},
     "regression": {"weights": "none", "short_side": 48, "hidden": 32, "epochs": 2.0, "batch": 8},
 }
 """Settings that make a family quick, where its defaults take minutes or the network; others are tested as they are."""
@@ -68,10 +85,10 @@ def room_scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture(scope="session")
 def room_queries(room_scene: Scene) -> list[Query]:
-    """The test pictures of the room."""
+    """The test pictures of the room, with the depth that some maps want."""
     from placecell.images import load_query
 
-    return [load_query(room_scene, frame) for frame in room_scene.split("test").frames]
+    return [load_query(room_scene, frame, depth=True) for frame in room_scene.split("test").frames]
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,10 @@ FAMILIES: dict[str, tuple[str, str]] = {
         "placecell.families.coordinates.forest.config:Forest",
         "placecell.families.coordinates.forest.localizer:ForestMap",
     ),
+    "dsac": (
+        "placecell.families.coordinates.dsac.config:Dsac",
+        "placecell.families.coordinates.dsac.localizer:DsacMap",
+    ),
     "regression": (
         "placecell.families.regression.config:Regression",
         "placecell.families.regression.localizer:RegressionMap",

@@ -96,7 +96,12 @@ class TestFamilies:
     def test_their_settings_are_flags_with_their_defaults(self, name: str, placecell: Command) -> None:
         out = placecell("build", "scene", "map", name, "--help").out
         assert "usage: placecell build" in out and "SCENE MAP FAMILY" in out
-        some = {"regression": "--hidden INT", "coordinates": "--hidden INT", "forest": "--trees INT"}
+        some = {
+            "regression": "--hidden INT",
+            "coordinates": "--hidden INT",
+            "forest": "--trees INT",
+            "dsac": "--width INT",
+        }
         assert some.get(name, "--features INT") in out and re.search(r"\(default:\s+\d", out)
 
 

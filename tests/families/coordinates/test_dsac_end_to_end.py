@@ -129,17 +129,20 @@ def test_depth_has_to_be_there() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_judging_places_what_is_right_and_not_what_is_wrong(kind: str) -> None:
-    shots, rgbd = textured(3), kind == "rgbd"
+    shots, rgbd, ransac = textured(3), kind == "rgbd", Ransac(max_error=MAX_ERROR[kind])
     network = Free(shots, 0.0)
     for index in range(3):
         truth = Pose.nearest(np.column_stack([shots.rotations[index], shots.centres[index]]))
-        error = pose_error(placed(network, shots, index, rgbd=rgbd), truth)
+        error = pose_error(placed(network, shots, index, ransac, rgbd=rgbd), truth)
         assert error.distance < 1e-3 and error.angle_deg < 0.05
-    assert median_errors(network, shots, [0, 2], rgbd=rgbd)["cm"] < 0.1
+    assert median_errors(network, shots, [0, 2], ransac, rgbd=rgbd)["cm"] < 0.1
     assert_allclose(
-        median_errors(network, shots, [1], rgbd=rgbd, cm_per_unit=1.0)["cm"],
-        0.01 * median_errors(network, shots, [1], rgbd=rgbd)["cm"],
+        median_errors(network, shots, [1], replace(ransac, cm_per_unit=1.0), rgbd=rgbd)["cm"],
+        0.01 * median_errors(network, shots, [1], ransac, rgbd=rgbd)["cm"],
     )
-    wrong = Free(shots, 20.0)
-    assert median_errors(wrong, shots, [0, 1, 2], rgbd=rgbd, max_error=1e-3) == {"cm": 1e6, "deg": 180.0}
-    assert median_errors(network, shots, []) == {}
+    wrong, strict = Free(shots, 20.0), replace(ransac, max_error=1e-3)
+    assert median_errors(wrong, shots, [0, 1, 2], strict, rgbd=rgbd) == {"cm": 1e6, "deg": 180.0}
+    assert median_errors(network, shots, [], ransac) == {}
+    with torch.no_grad():
+        wrong.coordinates[:] = torch.nan
+    assert placed(wrong, shots, 0, ransac, rgbd=rgbd) is None

@@ -11,10 +11,19 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from families.coordinates.dsac_place import KINDS, MAX_ERROR, generator, place_of, require_slopes
+from families.coordinates.dsac_place import CAMERA, KINDS, MAX_ERROR, generator, place_of, require_slopes
 from placecell.datasets import seven_scenes
 from placecell.families.coordinates.dsac import hypotheses
-from placecell.families.coordinates.dsac.expected import Expected, Measure, Ransac, expected_loss, pose_losses
+from placecell.families.coordinates.dsac.expected import (
+    Expected,
+    Measure,
+    Picture,
+    Ransac,
+    expected_loss,
+    expected_losses,
+    pose_losses,
+    told_of,
+)
 from placecell.families.coordinates.dsac.scores import ScoreNetwork
 from placecell.families.coordinates.dsac.shots import cell_pixels
 from placecell.families.coordinates.dsac.sights import Pixels
@@ -47,6 +56,8 @@ def test_the_soft_clamp_is_the_root_above_100() -> None:
     far = Pose(np.eye(3), np.array([4.0, 0.0, 0.0]))
     loss = pose_losses(*tensors(far), (truth[0][0], truth[1][0]), measure="sum")
     assert_allclose(loss, [200.0])
+    loss = pose_losses(*tensors(far), (truth[0][0], truth[1][0]), measure="sum", soft=4.0)
+    assert_allclose(loss, [40.0])
 
 
 @pytest.mark.parametrize("measure", ["max", "sum"])
@@ -171,6 +182,46 @@ def test_autocast_changes_nothing() -> None:
         assert torch.equal(expected_of(place.coordinates(), "rgb", Ransac()).loss, plain)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_at_once_are_pictures_one_by_one(kind: str) -> None:
+    """Of other poses, lenses, noise, and one of which nothing can be made: values and gradients."""
+    places = [place_of(seed, points=40) for seed in range(3)]
+    ransac = Ransac(hypotheses=8, max_error=MAX_ERROR[kind], refine=4)
+    sights = [place.sight(kind) for place in places]
+    first = sights[0]
+    if isinstance(first, Pixels):  # at half the size, which changes its pixels and lengths alike
+        sights[0] = Pixels(first.flat_px / 2, (CAMERA.fx / 2, CAMERA.fy / 2), (CAMERA.cx / 2, CAMERA.cy / 2))
+    noise = [torch.linspace(0.5, 2.0, 40) * MAX_ERROR[kind] * (1 + index) for index in range(3)]
+
+    def slopes(together: bool) -> tuple[list[Expected], list[Tensor]]:
+        leaves = [place.coordinates().requires_grad_() for place in places]
+        with torch.no_grad():
+            leaves[1].zero_()
+        asked = [
+            Picture(leaf, sight, *place.truth, generator(index), noise[index])
+            for index, (leaf, sight, place) in enumerate(zip(leaves, sights, places, strict=True))
+        ]
+        groups = [asked] if together else [[one] for one in asked]
+        found = [one for group in groups for one in expected_losses(group, ransac)]
+        torch.stack([one.loss for one in found]).sum().backward()
+        return found, [leaf.grad for leaf in leaves if leaf.grad is not None]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hypotheses, "MOST_TRIES", 300)
+        (one, by_one), (all_, by_all) = slopes(False), slopes(True)
+    assert [len(found.losses_H) for found in all_] == [len(found.losses_H) for found in one] == [8, 0, 8]
+    assert len(by_one) == len(by_all) == 3
+    for a, b in zip(one, all_, strict=True):
+        assert_allclose(a.losses_H.detach(), b.losses_H.detach(), rtol=1e-9)
+        assert_allclose(a.chances_H.detach(), b.chances_H.detach(), rtol=1e-9)
+    for x, y in zip(by_one, by_all, strict=True):
+        assert_allclose(x, y, rtol=1e-7, atol=1e-9 * float(x.abs().max() + 1e-9))
+    told = told_of(all_, torch.zeros(()))
+    kept = [found for found in one if len(found.losses_H)]
+    assert_allclose(told["loss"].detach(), np.mean([found.loss.item() for found in kept]), rtol=1e-6)
+    assert told["lost"] == 1 and told["best"] <= told["loss"]
+
+
 def test_without_hypotheses_nothing_is_lost_and_nothing_taught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hypotheses, "MOST_TRIES", 300)
     place = place_of()
@@ -182,7 +233,8 @@ def test_without_hypotheses_nothing_is_lost_and_nothing_taught(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"hypotheses": 0}, {"max_error": 0.0}, {"least_chance": 1.0}, {"scale": 0.0}, {"measure": "mean"}]
+    "wrong",
+    [{"hypotheses": 0}, {"max_error": 0.0}, {"least_chance": 1.0}, {"scale": 0.0}, {"soft": 0.0}, {"measure": "mean"}],
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"positive|measure"):

@@ -37,6 +37,22 @@ def test_middle_and_size_place_the_output() -> None:
     assert {"middle", "size"} <= set(network_of().state_dict())
 
 
+def test_a_grey_network_sees_no_colour() -> None:
+    images = torch.randn(1, 3, 32, 32)
+    turned = images.roll(1, dims=1)
+    assert_allclose(network_of(grey=True)(images).detach(), network_of(grey=True)(turned).detach(), atol=1e-5)
+    assert not torch.allclose(network_of()(images), network_of()(turned))
+
+
+def test_autocast_rounds_no_place() -> None:
+    """Half a precision has steps of a centimetre at two metres; what goes in may be rounded, what comes out not."""
+    network, images = network_of(size=2.0), torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(images)
+    assert found.dtype == torch.float32
+    assert (found != found.bfloat16().float()).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("width", [0, 4, 20])
 def test_other_widths_are_refused(width: int) -> None:
     with pytest.raises(ValueError, match="multiple of 8"):

@@ -10,7 +10,15 @@ from torch.autograd.functional import hessian as second
 from torch.autograd.functional import jacobian as first
 
 from families.coordinates.dsac_place import KINDS, Place, differences, directions, place_of, poses_near, slopes_of
-from placecell.families.coordinates.dsac.optimum import Poses, _derivatives, descended, errors, followed, in_camera
+from placecell.families.coordinates.dsac.optimum import (
+    Poses,
+    Scale,
+    _derivatives,
+    descended,
+    errors,
+    followed,
+    in_camera,
+)
 from placecell.families.coordinates.dsac.sights import Sight
 from placecell.geometry_torch import matrix_from_log_quat
 from placecell.pose import Pose
@@ -29,11 +37,11 @@ def half_cost(place: Place, sight: Sight, used_N: Tensor, scale: float | None, p
     squares = sight.residuals(in_camera(place.coordinates(), (rotation[None], centre[None]))).square().sum(1)[0]
     squares = torch.where(used_N, squares, 0.0)
     if scale is not None:
-        squares = scale**2 * torch.log1p(squares / scale**2)
+        squares = torch.log1p(squares / scale**2)
     return squares.sum() / 2
 
 
-def settled(place: Place, sight: Sight, poses: Poses, used: Tensor, scale: float | None) -> Poses:
+def settled(place: Place, sight: Sight, poses: Poses, used: Tensor, scale: Scale) -> Poses:
     points = place.coordinates()
     for round in range(20):
         poses, step = descended(points, sight, poses, used, scale=scale, exact=round > 8)
@@ -90,7 +98,7 @@ def test_steps_end_where_scipy_does(kind: str, scale: float | None) -> None:
 
     def robust(step: np.ndarray) -> np.ndarray:
         squares = (residuals(step).reshape(len(points), -1) ** 2).sum(1)
-        return np.sqrt(squares if scale is None else scale**2 * np.log1p(squares / scale**2))
+        return np.sqrt(squares if scale is None else np.log1p(squares / scale**2))
 
     best = began @ Pose.exp(least_squares(robust, np.zeros(6), xtol=1e-15, ftol=1e-15, gtol=1e-15).x)
     assert_allclose(rotation[0], best.rotation, atol=1e-6)
@@ -148,6 +156,27 @@ def test_an_optimum_moves_as_it_does_when_solved_again(kind: str, scale: float |
         expected = (again(1e-5) - again(-1e-5)) / 2e-5
         assert_allclose((found * direction_N3).sum(), expected, rtol=1e-4, atol=1e-5 * found.norm())
     assert (found[4] == 0).all() and (found[5] != 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_optimum_moves_with_how_sure_its_points_are(kind: str) -> None:
+    """A scale for each point: values and derivatives are those of solving again, by the points and by the scales."""
+    place = place_of(points=12, noise=0.05, outliers=0.0)
+    sight, used = place.sight(kind), torch.ones(1, 12, dtype=torch.bool)
+    alike = 3.0 if kind == "rgb" else 0.03
+    scales = alike * torch.from_numpy(np.random.default_rng(5).uniform(0.5, 2.0, 12))
+    best = settled(place, sight, poses_near(place, 1, 0.01), used, scales)
+    plain = settled(place, sight, poses_near(place, 1, 0.01), used, alike)
+    assert float((best[1] - plain[1]).norm()) > 1e-4
+    direction = torch.randn(3, 3, generator=torch.Generator().manual_seed(3)).double()
+
+    def value(poses: Poses) -> Tensor:
+        return (poses[0] * direction).sum() + (poses[1] * direction[0]).sum()
+
+    found = slopes_of(lambda each: value(followed(place.coordinates(), sight, best, used, scale=each)), scales)
+    expected = differences(lambda each: value(settled(place, sight, best, used, each)), scales, step=1e-5)
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * float(found.norm()))
+    assert found.abs().min() > 0
 
 
 def test_following_changes_no_value() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from families.coordinates.dsac_place import CAMERA, KINDS, MAX_ERROR, place_of, poses_near, require_slopes
 from placecell.families.coordinates.dsac.refining import refined
+from placecell.families.coordinates.dsac.sights import Pixels, Sight
 from placecell.pnp import NOISE_PX, refine_pnp
 from placecell.pose import Pose, pose_error
 from placecell.rigid import kabsch
@@ -62,6 +63,33 @@ def test_a_pose_is_bettered_or_stays_as_it_was(kind: str) -> None:
     assert_allclose(found.rotation_H33[kept], poses[0][kept])
     assert_allclose(found.centre_H3[kept], poses[1][kept])
     assert torch.isfinite(found.rotation_H33).all() and torch.isfinite(found.centre_H3).all()
+
+
+@pytest.mark.parametrize("scale", [None, 2.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_of_which_nothing_was_measured_change_nothing(kind: str, scale: float | None) -> None:
+    """Holes in the depth, pixels that no ray reaches: values and gradients are those of the other points alone."""
+    place = place_of(points=60, noise=0.01, outliers=0.3)
+    holes = torch.arange(60) % 3 == 1
+    measured = place.sight(kind)
+    numbers = measured.flat_px if isinstance(measured, Pixels) else measured.points_cam  # type: ignore[attr-defined]
+    numbers[:, holes] = torch.nan
+    others = (~holes).nonzero().squeeze(1)
+    start, told = poses_near(place, 4, 0.005), {"max_error": MAX_ERROR[kind], "scale": scale}
+
+    def by(points: Tensor, sight: Sight) -> tuple[Tensor, Tensor]:
+        leaf = points.clone().requires_grad_()
+        found = refined(leaf, sight, start, **told)  # type: ignore[arg-type]
+        assert found.inliers_HN.any(1).all()
+        (found.centre_H3.sum() + found.rotation_H33[:, 0].sum()).backward()
+        assert leaf.grad is not None
+        return found.centre_H3.detach(), leaf.grad
+
+    one = by(place.coordinates(), measured)
+    other = by(place.coordinates()[others], measured.at(others))
+    assert_allclose(one[0], other[0], atol=1e-9)
+    assert_allclose(one[1][others], other[1], atol=1e-9)
+    assert (one[1][holes] == 0).all()
 
 
 @pytest.mark.parametrize("scale", [None, 2.0])

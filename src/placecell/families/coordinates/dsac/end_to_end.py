@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from placecell.families.coordinates.dsac.expected import Expected, Ransac, Score, expected_loss
+from placecell.families.coordinates.dsac.expected import Picture, Ransac, Score, expected_losses, told_of
 from placecell.families.coordinates.dsac.judging import median_errors
 from placecell.families.coordinates.dsac.lessons import Lessons
 from placecell.families.coordinates.dsac.scores import ScoreNetwork
@@ -37,9 +37,9 @@ class Scored(nn.Module):
 class EndToEnd:
     """A `placecell.train` task: any network from pictures (B, 3, H, W) to coordinates (B, 3, h, w), one a whole cell.
 
-    The loss of a picture is that of its pose, expected over the hypotheses of RANSAC (`expected_loss`); a network with
-    a `score` is judged by that. A picture of which no hypothesis can be made teaches nothing in that step; how many
-    these are is logged as `lost`.
+    The loss of a picture is that of its pose, expected over the hypotheses of RANSAC (`expected_losses`); a network
+    with a `score` is judged by that. A picture of which no hypothesis can be made teaches nothing in that step; how
+    many these are is logged as `lost`.
     """
 
     lessons: Lessons
@@ -62,40 +62,25 @@ class EndToEnd:
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """The expected loss; that of the best hypothesis, how unsure the choice was (nats), pictures without any."""
         coordinates = network(batch["images"])
-        found = [self._expected(network, one, batch, index) for index, one in enumerate(coordinates)]
-        solved = [one for one in found if len(one.losses_H)]
-        nothing = 0 * coordinates.float().sum()
-        losses = [one.loss.float() for one in solved] or [nothing]
-        with torch.no_grad():
-            best = [one.losses_H.min().float() for one in solved] or [nothing]
-            entropy = [one.entropy.float() for one in solved] or [nothing]
-            lost = nothing + len(found) - len(solved)
-        means = (torch.stack(values).mean() for values in (losses, best, entropy))
-        return {**dict(zip(("loss", "best", "entropy"), means, strict=True)), "lost": lost}
+        pictures = [self._picture(one, batch, index) for index, one in enumerate(coordinates)]
+        found = expected_losses(pictures, self.ransac, score=self._score(network, coordinates.shape[-2:]))
+        return told_of(found, 0 * coordinates.float().sum())
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Median pose errors over the held-out shots as they are."""
-        told = {"max_error": self.ransac.max_error, "cm_per_unit": self.ransac.cm_per_unit}
         lessons = self.lessons
-        return median_errors(network, lessons.shots, lessons.held, stride=lessons.stride, rgbd=self.rgbd, **told)
+        return median_errors(network, lessons.shots, lessons.held, self.ransac, stride=lessons.stride, rgbd=self.rgbd)
 
-    def _expected(
-        self, network: nn.Module, coordinates_3hw: Tensor, batch: Mapping[str, Tensor], index: int
-    ) -> Expected:
-        return expected_loss(
-            coordinates_3hw.flatten(1).mT,
-            self._sight(batch, index),
-            (batch["rotation"][index], batch["centre"][index]),
-            self.ransac,
-            generator=torch.Generator().manual_seed(int(batch["draw"][index])),
-            score=self._score(network, (coordinates_3hw.shape[1], coordinates_3hw.shape[2])),
-        )
+    def _picture(self, coordinates_3hw: Tensor, batch: Mapping[str, Tensor], index: int) -> Picture:
+        generator = torch.Generator().manual_seed(int(batch["draw"][index]))
+        truth = (batch["rotation"][index], batch["centre"][index])
+        return Picture(coordinates_3hw.flatten(1).mT, self._sight(batch, index), *truth, generator)
 
-    def _score(self, network: nn.Module, size: tuple[int, int]) -> Score | None:
+    def _score(self, network: nn.Module, size: Sequence[int]) -> Score | None:
         learned = getattr(network, "score", None)
         if learned is None:
             return None
-        return partial(learned, max_error=self.ransac.max_error, size=size, alpha=self.ransac.alpha)
+        return partial(learned, max_error=self.ransac.max_error, size=tuple(size), alpha=self.ransac.alpha)
 
     def _sight(self, batch: Mapping[str, Tensor], index: int) -> Sight:
         if self.rgbd:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from placecell.families.coordinates.dsac.hypotheses import moving, sampled
-from placecell.families.coordinates.dsac.optimum import Poses, errors, in_camera
+from placecell.families.coordinates.dsac.hypotheses import Hypotheses, moving, sampled
+from placecell.families.coordinates.dsac.optimum import Poses, Scale, errors, in_camera
 from placecell.families.coordinates.dsac.refining import refined
 from placecell.families.coordinates.dsac.scores import soft_inliers
 from placecell.families.coordinates.dsac.sights import Sight
@@ -19,9 +19,6 @@ from placecell.geometry_torch import rotation_angle_rad
 Measure = Literal["max", "sum"]
 Score = Callable[[Tensor], Tensor]
 """(H, N) errors to (H,) scores."""
-
-_SOFT = 100.0
-"""Loss above which it grows with its root only (DSAC*)."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,13 @@ class Ransac:
     """Of Cauchy's kernel when refining; None is least squares."""
     measure: Measure = "max"
     """max(degrees, centimetres), as DSAC; or their sum with DSAC*'s soft clamp."""
+    soft: float = 100.0
+    """A sum above this grows with its root only, so that pictures far off do not drown the others (DSAC*)."""
     cm_per_unit: float = 100.0
     """How many centimetres a unit of the scene counts as."""
 
     def __post_init__(self) -> None:
-        counts = (self.hypotheses, self.refine + 1, self.max_error, self.alpha, self.cm_per_unit)
+        counts = (self.hypotheses, self.refine + 1, self.max_error, self.alpha, self.cm_per_unit, self.soft)
         if min(counts) <= 0 or not 0 <= self.least_chance < 1 or (self.scale is not None and self.scale <= 0):
             raise ValueError(f"numbers of RANSAC are positive, least_chance below 1: {self}")
         if self.measure not in ("max", "sum"):
@@ -72,6 +71,21 @@ class Expected:
         return -(self.chances_H * self.chances_H.clamp_min(1e-300).log()).sum()
 
 
+class Picture(NamedTuple):
+    """What an expectation is of."""
+
+    points_N3: Tensor
+    """Scene coordinates in the frame of the map, with gradients."""
+    sight: Sight
+    rotation_33: Tensor
+    """True, of `map_from_cam`."""
+    centre_3: Tensor
+    generator: torch.Generator
+    """Of the CPU: which samples are drawn."""
+    noise_N: Tensor | None = None
+    """Scale of Cauchy's kernel at each point, in place of `Ransac.scale`; with gradients or without."""
+
+
 def expected_loss(
     points_N3: Tensor,
     sight: Sight,
@@ -80,26 +94,69 @@ def expected_loss(
     *,
     generator: torch.Generator,
     score: Score | None = None,
+    noise_N: Tensor | None = None,
 ) -> Expected:
-    """Σ_j P_j loss_j over hypotheses j of one picture, P = softmax(scores) (DSAC 2017, eq. 9).
+    """`expected_losses` of one picture."""
+    (found,) = expected_losses([Picture(points_N3, sight, *truth, generator, noise_N)], ransac, score=score)
+    return found
+
+
+def expected_losses(pictures: Sequence[Picture], ransac: Ransac, *, score: Score | None = None) -> list[Expected]:
+    """Σ_j P_j loss_j over hypotheses j of each picture, P = softmax(scores) (DSAC 2017, eq. 9).
 
     Autograd of this expression is the papers' gradient Σ P_j (∂loss_j + loss_j ∂log P_j), by way of the hypotheses
-    (minimal, for the scores; refined, for the losses) and by way of the errors of all points.
+    (minimal, for the scores; refined, for the losses) and by way of the errors of all points. All pictures are worked
+    on at once, which is several times faster than one after the other, and changes no number.
 
     Args:
-        points_N3: scene coordinates in the frame of the map, with gradients.
-        truth: rotation (3, 3) and centre (3,) of `map_from_cam`.
+        pictures: with as many points each, of one kind of sight, all with noise or none.
         score: makes scores of errors; None counts inliers softly.
     """
-    points = points_N3.double()
-    found = sampled(points, sight, ransac.hypotheses, max_error=ransac.max_error, generator=generator)
-    pose = moving(points, sight, found)
+    points_BN3 = torch.stack([picture.points_N3 for picture in pictures]).double()
+    found = [_sampled(picture, ransac) for picture in pictures]
+    counts = [len(one.rotation_H33) for one in found]
+    of_H = torch.arange(len(pictures)).repeat_interleave(torch.tensor(counts)).to(points_BN3.device)
+    points, sight = points_BN3[of_H], type(pictures[0].sight).joined([one.sight for one in pictures], of_H)
+    pose = moving(points, sight, Hypotheses(*(torch.cat(parts) for parts in zip(*found, strict=True))))
     away = errors(sight, in_camera(points, pose))
     scores = soft_inliers(away, ransac.max_error, alpha=ransac.alpha) if score is None else score(away)
-    chances = torch.softmax(scores, dim=0)
-    rotation, centre = _with_refined(points, sight, pose, chances.detach(), ransac)
-    losses = pose_losses(rotation, centre, truth, measure=ransac.measure, cm_per_unit=ransac.cm_per_unit)
-    return Expected((chances * losses).sum(), chances, losses, rotation, centre)
+    chances = torch.cat([torch.softmax(part, dim=0) for part in torch.split(scores, counts)])
+    likely = _likely(chances.detach(), counts, ransac)
+    scale: Scale = ransac.scale
+    if pictures[0].noise_N is not None:
+        scale = torch.stack([one.noise_N for one in pictures if one.noise_N is not None]).double()[of_H[likely]]
+    rotation, centre = _with_refined(points, sight, pose, likely, ransac.max_error, scale)
+    split = zip(*(torch.split(part, counts) for part in (chances, rotation, centre)), strict=True)
+    return [_judged(picture, ransac, *one) for picture, one in zip(pictures, split, strict=True)]
+
+
+def told_of(found: Sequence[Expected], nothing: Tensor) -> dict[str, Tensor]:
+    """What a training is told of some pictures: `loss`, the mean of those with hypotheses; that of their best ones, how
+    unsure the choice was (nats), and how many pictures have none.
+
+    Args:
+        nothing: a zero that belongs to the graph, for batches without any hypothesis.
+    """
+    solved = [one for one in found if len(one.losses_H)]
+    losses = [one.loss.float() for one in solved] or [nothing]
+    with torch.no_grad():
+        best = [one.losses_H.min().float() for one in solved] or [nothing]
+        entropy = [one.entropy.float() for one in solved] or [nothing]
+        lost = nothing + len(found) - len(solved)
+    means = (torch.stack(values).mean() for values in (losses, best, entropy))
+    return {**dict(zip(("loss", "best", "entropy"), means, strict=True)), "lost": lost}
+
+
+def _sampled(picture: Picture, ransac: Ransac) -> Hypotheses:
+    told: dict[str, Any] = {"max_error": ransac.max_error, "generator": picture.generator}
+    return sampled(picture.points_N3, picture.sight, ransac.hypotheses, **told)
+
+
+def _judged(picture: Picture, ransac: Ransac, chances_H: Tensor, rotation_H33: Tensor, centre_H3: Tensor) -> Expected:
+    truth = (picture.rotation_33, picture.centre_3)
+    how: dict[str, Any] = {"measure": ransac.measure, "cm_per_unit": ransac.cm_per_unit, "soft": ransac.soft}
+    losses = pose_losses(rotation_H33, centre_H3, truth, **how)
+    return Expected((chances_H * losses).sum(), chances_H, losses, rotation_H33, centre_H3)
 
 
 def pose_losses(
@@ -109,26 +166,38 @@ def pose_losses(
     *,
     measure: Measure = "max",
     cm_per_unit: float = 100.0,
+    soft: float = 100.0,
 ) -> Tensor:
     """(H,) how far poses `map_from_cam` are from the truth.
 
-    `max`: max(degrees, centimetres) (DSAC 2017, eq. 10). `sum`: degrees + centimetres, above 100 the root of 100 times
-    that (DSAC*, whose weights 1 and 100 we read as of degrees and metres). At the truth the gradient is 0.
+    `max`: max(degrees, centimetres) (DSAC 2017, eq. 10). `sum`: degrees + centimetres s, above `soft` √(soft s)
+    (DSAC*, whose weights 1 and 100 we read as of degrees and metres). At the truth the gradient is 0.
     """
     turned = torch.rad2deg(rotation_angle_rad(rotation_H33.mT @ truth[0].to(rotation_H33)))
     away = cm_per_unit * torch.linalg.vector_norm(centre_H3 - truth[1].to(centre_H3), dim=-1)
     if measure == "max":
         return torch.maximum(turned, away)
     total = turned + away
-    return torch.where(total > _SOFT, (_SOFT * total.clamp_min(_SOFT)).sqrt(), total)
+    return torch.where(total > soft, (soft * total.clamp_min(soft)).sqrt(), total)
 
 
-def _with_refined(points_N3: Tensor, sight: Sight, pose: Poses, chances_H: Tensor, ransac: Ransac) -> Poses:
-    """The poses, the likeliest ones refined."""
-    order = torch.argsort(chances_H, descending=True, stable=True)[: ransac.refine]
-    chosen = order[chances_H[order] >= ransac.least_chance]
+def _likely(chances_H: Tensor, counts: Sequence[int], ransac: Ransac) -> Tensor:
+    """Which hypotheses are refined: the likeliest of each picture."""
+    chosen, begin = [], 0
+    for part in torch.split(chances_H, list(counts)):
+        order = torch.argsort(part, descending=True, stable=True)[: ransac.refine]
+        chosen.append(begin + order[part[order] >= ransac.least_chance])
+        begin += len(part)
+    return torch.cat(chosen)
+
+
+def _with_refined(
+    points_HN3: Tensor, sight: Sight, pose: Poses, chosen: Tensor, max_error: float, scale: Scale
+) -> Poses:
+    """The poses, the chosen ones refined."""
     if not len(chosen):
         return pose
-    likely = (pose[0][chosen], pose[1][chosen])
-    better = refined(points_N3, sight, likely, max_error=ransac.max_error, scale=ransac.scale)
+    better = refined(
+        points_HN3[chosen], sight.only(chosen), (pose[0][chosen], pose[1][chosen]), max_error=max_error, scale=scale
+    )
     return pose[0].index_copy(0, chosen, better.rotation_H33), pose[1].index_copy(0, chosen, better.centre_H3)

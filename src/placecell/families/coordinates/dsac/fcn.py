@@ -16,22 +16,26 @@ class CoordinateNetwork(nn.Module):
     """Normalised pictures (B, 3, H, W) to coordinates (B, 3, H // 8, W // 8) in the frame of the map.
 
     Four convolutions down to a stride of 8, two residual blocks that look around, then 1 x 1 ones (DSAC*, fig. 3, from
-    memory: it has grey pictures and widths up to 512 where ours are up to `width`). No norms: a step sees few pictures.
+    memory: its widths are up to 512 where ours are up to `width`). No norms: a step sees few pictures.
     The output is `middle + size * o`, o the numbers of the last layer, so that these are about 1 large everywhere.
     """
 
-    def __init__(self, *, width: int = 256, middle: Tensor | None = None, size: float = 1.0) -> None:
+    def __init__(
+        self, *, width: int = 256, grey: bool = False, middle: Tensor | None = None, size: float = 1.0
+    ) -> None:
         """A network of weights drawn from torch's default generator: seed inside `torch.random.fork_rng()`.
 
         Args:
             width: channels of the last layers, a multiple of 8.
+            grey: look at the brightness of pictures only.
             middle: (3,) of the scene, in the frame of the map; its origin when None.
             size: how far from the middle things lie, in scene units.
         """
         super().__init__()
         if width < 8 or width % 8:
             raise ValueError(f"width is a positive multiple of 8, not {width}")
-        widths = (3, width // 8, width // 4, width // 2, width)
+        self.grey = grey
+        widths = (1 if grey else 3, width // 8, width // 4, width // 2, width)
         strides = (1, 2, 2, 2)
         layers = [nn.Conv2d(*two, 3, stride, padding=1) for two, stride in zip(pairwise(widths), strides, strict=True)]
         self.down = nn.ModuleList(layers)
@@ -49,11 +53,14 @@ class CoordinateNetwork(nn.Module):
         """(B, 3, h, w) in float32, one a whole cell of 8 x 8 pixels."""
         height, width = (side // STRIDE for side in images_B3HW.shape[-2:])
         features = images_B3HW[..., : height * STRIDE, : width * STRIDE]
+        if self.grey:  # of normalised colours, which are about as wide each
+            features = features.mean(1, keepdim=True)
         for layer in self.down:
             features = F.relu(layer(features))
         for block in (*self.around, *self.apart):
             features = block(features)
-        offsets: Tensor = self.last(features).float()
+        with torch.autocast(features.device.type, enabled=False):  # half a precision would round places to centimetres
+            offsets: Tensor = self.last(features.float())
         return self.middle.view(3, 1, 1) + self.size * offsets
 
 

@@ -83,11 +83,16 @@ def sampled(points_N3: Tensor, sight: Sight, count: int, *, max_error: float, ge
     return found
 
 
-def moving(points_N3: Tensor, sight: Sight, found: Hypotheses) -> Poses:
-    """The hypotheses as functions of the three points that made each; values as they are."""
+def moving(points: Tensor, sight: Sight, found: Hypotheses) -> Poses:
+    """The hypotheses as functions of the three points that made each; values as they are.
+
+    Args:
+        points: (N, 3) of all hypotheses, or (H, N, 3) of each, the sight likewise.
+    """
     three = found.indices_HM[:, :3]
+    chosen = points[three] if points.ndim == 2 else points.gather(1, three.unsqueeze(-1).expand(-1, -1, 3))
     used = torch.ones_like(three, dtype=torch.bool)
-    return followed(points_N3.double()[three], sight.at(three), (found.rotation_H33, found.centre_H3), used)
+    return followed(chosen.double(), sight.at(three), (found.rotation_H33, found.centre_H3), used)
 
 
 def _drawn(usable: Tensor, draws: int, size: int, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from placecell.families.coordinates.dsac.expected import Ransac
 from placecell.families.coordinates.dsac.judging import median_errors
 from placecell.families.coordinates.dsac.lessons import Lessons
 from placecell.families.coordinates.dsac.shots import cell_pixels
@@ -46,6 +47,8 @@ class Initial:
     numbers: Beginning = field(default_factory=Beginning)
     rgbd: bool = False
     """Queries will have depth: coordinates are taught by distance only, for 3D-3D poses."""
+    ransac: Ransac = field(default_factory=Ransac)
+    """What it is judged by."""
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
         """As `Lessons.batch`."""
@@ -64,7 +67,8 @@ class Initial:
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Median pose errors over the held-out shots as they are."""
-        return median_errors(network, self.lessons.shots, self.lessons.held, stride=self.lessons.stride, rgbd=self.rgbd)
+        lessons = self.lessons
+        return median_errors(network, lessons.shots, lessons.held, self.ransac, stride=lessons.stride, rgbd=self.rgbd)
 
 
 def initial_loss(

@@ -1,8 +1,8 @@
 """Poses at which a sum over points is least, how they are found, and how they move when the points do.
 
 The sum is F(R, c) = Σ ρ(|r(y)|²), y = Rᵀ (X - c) the points X of the map in camera axes, r the residuals of a sight,
-ρ(s) = s, or Cauchy's σ² log(1 + s / σ²). Poses are `map_from_cam` and step on their right by (ω, v), radians and the
-unit of the scene: R exp(ω), c + R v. Points in camera axes are (H, 3, N), all float64.
+ρ(s) = s, or Cauchy's log(1 + s / σ²), σ of all points alike or of each. Poses are `map_from_cam` and step on their
+right by (ω, v), radians and the unit of the scene: R exp(ω), c + R v. Points in camera axes are (H, 3, N), all float64.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ _ROUNDING = 1e-15
 
 Poses = tuple[Tensor, Tensor]
 """Rotations (H, 3, 3) and centres (H, 3) of `map_from_cam`."""
+Scale = float | Tensor | None
+"""σ of Cauchy's kernel in the unit of the residuals: one number, (N,) or (H, N), with gradients if wanted; None is
+ρ(s) = s."""
 
 
 def in_camera(points_N3: Tensor, poses: Poses) -> Tensor:
@@ -41,7 +44,7 @@ def descended(
     poses: Poses,
     used_HN: Tensor,
     *,
-    scale: float | None = None,
+    scale: Scale = None,
     exact: bool = False,
 ) -> tuple[Poses, Tensor]:
     """The poses after one step of Gauss and Newton, or of Newton where `exact` and F is convex; the step (H, 6)."""
@@ -50,7 +53,7 @@ def descended(
     return _moved(poses, step), step
 
 
-def followed(points_N3: Tensor, sight: Sight, poses: Poses, used_HN: Tensor, *, scale: float | None = None) -> Poses:
+def followed(points_N3: Tensor, sight: Sight, poses: Poses, used_HN: Tensor, *, scale: Scale = None) -> Poses:
     """Poses at a least F as functions of the points: the same values, with gradients.
 
     Where the gradient g of F is zero, the implicit function theorem gives dξ/dX = -H⁻¹ ∂g/∂X, H the Hessian with all
@@ -65,18 +68,18 @@ def followed(points_N3: Tensor, sight: Sight, poses: Poses, used_HN: Tensor, *, 
         held = _least_eigenvalue(hessian) > _LEAST_EIGENVALUE
         hessian = torch.where(held[:, None, None], hessian, torch.eye(6).to(hessian))
     points_cam = _placed(in_camera(points_N3, poses), used_HN)
-    residuals = sight.residuals(points_cam)
+    residuals = _residuals(sight, points_cam, used_HN)
     force = sight.force(points_cam, _weight(residuals, used_HN, scale).unsqueeze(-2) * residuals)
     step = -_solved(hessian, _pushed(points_cam, force))
     return _moved(poses, torch.where(held.unsqueeze(-1), step, 0.0))
 
 
 def _derivatives(
-    points_cam_H3N: Tensor, sight: Sight, used_HN: Tensor, scale: float | None, exact: bool
+    points_cam_H3N: Tensor, sight: Sight, used_HN: Tensor, scale: Scale, exact: bool
 ) -> tuple[Tensor, Tensor]:
     """(H, 6) gradient of F / 2 by (ω, v), and (H, 6, 6) JᵀWJ, or the Hessian where that is asked for and positive."""
     points = _placed(points_cam_H3N, used_HN)
-    residuals = sight.residuals(points)
+    residuals = _residuals(sight, points, used_HN)
     weight = _weight(residuals, used_HN, scale)
     influence = weight.unsqueeze(-2) * residuals
     force = sight.force(points, influence)
@@ -85,7 +88,7 @@ def _derivatives(
         full = hessian + sight.curvature(points, influence) + _bending(points, force)
         if scale is not None:
             by_pose = torch.cat([torch.linalg.cross(force, points, dim=-2), -force], dim=-2)
-            full = full - 2 / scale**2 * by_pose @ by_pose.mT
+            full = full - 2 * by_pose @ by_pose.mT
         hessian = torch.where((_least_eigenvalue(full) > _LEAST_EIGENVALUE)[:, None, None], full, hessian)
     return _pushed(points, force), hessian
 
@@ -106,17 +109,22 @@ def _bending(points_cam_H3N: Tensor, force_H3N: Tensor) -> Tensor:
     return torch.cat([torch.cat([turn, both], -1), torch.cat([both.mT, torch.zeros_like(both)], -1)], -2)
 
 
-def _weight(residuals_HDN: Tensor, used_HN: Tensor, scale: float | None) -> Tensor:
+def _weight(residuals_HDN: Tensor, used_HN: Tensor, scale: Scale) -> Tensor:
     """(H, N) ρ' of the points that are used, 0 for the others."""
     if scale is None:
         return used_HN.to(residuals_HDN.dtype)
-    return used_HN / (1 + residuals_HDN.square().sum(-2) / scale**2)
+    return used_HN / (scale**2 + residuals_HDN.square().sum(-2))
 
 
 def _placed(points_cam_H3N: Tensor, used_HN: Tensor) -> Tensor:
     """The points, those not used where they do no harm: 0 times what they would give is not always 0."""
     harmless = torch.tensor([0.0, 0.0, 1.0]).to(points_cam_H3N).unsqueeze(-1)
     return torch.where(used_HN.unsqueeze(-2), points_cam_H3N, harmless)
+
+
+def _residuals(sight: Sight, points_cam_H3N: Tensor, used_HN: Tensor) -> Tensor:
+    """(H, D, N) those of the points that are used, 0 of the others, of which nothing may have been measured."""
+    return torch.where(used_HN.unsqueeze(-2), sight.residuals(points_cam_H3N), 0.0)
 
 
 def _moved(poses: Poses, step_H6: Tensor) -> Poses:

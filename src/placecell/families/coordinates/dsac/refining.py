@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from placecell.families.coordinates.dsac.optimum import Poses, descended, errors, followed, in_camera
+from placecell.families.coordinates.dsac.optimum import Poses, Scale, descended, errors, followed, in_camera
 from placecell.families.coordinates.dsac.sights import Sight
 
 _SETTLED = 1e-6
@@ -27,7 +27,7 @@ class Refined(NamedTuple):
     """The points that each is the optimum of; none where the pose could not be bettered and is as it was."""
 
 
-def refined(points_N3: Tensor, sight: Sight, poses: Poses, *, max_error: float, scale: float | None = None) -> Refined:
+def refined(points_N3: Tensor, sight: Sight, poses: Poses, *, max_error: float, scale: Scale = None) -> Refined:
     """Poses that minimise the errors of their inliers, found by steps of Gauss and Newton, and differentiable.
 
     Steps alternate with taking the points within `max_error` for inliers; then the inliers stay and Newton's steps go
@@ -36,8 +36,10 @@ def refined(points_N3: Tensor, sight: Sight, poses: Poses, *, max_error: float, 
     not settle or would lose inliers.
 
     Args:
+        points_N3: of all hypotheses, or (H, N, 3) of each.
         poses: moving with the points or not.
-        scale: of Cauchy's kernel, in the unit of the residuals; None for least squares, as DSAC and DSAC*.
+        scale: of Cauchy's kernel, one number, (N,) or (H, N), with gradients or without; None for least squares, as
+            DSAC and DSAC*.
     """
     points = points_N3.double()
     with torch.no_grad():
@@ -49,11 +51,13 @@ def refined(points_N3: Tensor, sight: Sight, poses: Poses, *, max_error: float, 
 
 
 def _optimum(
-    points_N3: Tensor, sight: Sight, poses: Poses, max_error: float, scale: float | None
+    points_N3: Tensor, sight: Sight, poses: Poses, max_error: float, scale: Scale
 ) -> tuple[Poses, Tensor, Tensor]:
     """The poses, the inliers (H, N) that they are the optimum of, and which of them (H,) are good."""
-    some = torch.arange(0, len(points_N3), max(1, len(points_N3) // _GLANCE), device=points_N3.device)
-    found = _glanced(points_N3[some], sight.at(some), poses, max_error, scale)
+    count = points_N3.shape[-2]
+    some = torch.arange(0, count, max(1, count // _GLANCE), device=points_N3.device)
+    widths = scale[..., some] if isinstance(scale, Tensor) else scale
+    found = _glanced(points_N3[..., some, :], sight.at(some), poses, max_error, widths)
     before, used = (_agreeing(points_N3, sight, each, max_error) for each in (poses, found))
     found, _ = descended(points_N3, sight, found, used, scale=scale)
     used = _agreeing(points_N3, sight, found, max_error)
@@ -66,7 +70,7 @@ def _optimum(
     return safe, used, good
 
 
-def _glanced(points_N3: Tensor, sight: Sight, poses: Poses, max_error: float, scale: float | None) -> Poses:
+def _glanced(points_N3: Tensor, sight: Sight, poses: Poses, max_error: float, scale: Scale) -> Poses:
     """The poses after a few steps by some of the points."""
     for _ in range(_ROUNDS):
         used = _agreeing(points_N3, sight, poses, max_error)

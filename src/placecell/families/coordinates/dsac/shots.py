@@ -100,7 +100,7 @@ def batch_of(
 def _seen(shots: Shots, index: int, varied: Varied, stride: int) -> Floats:
     pixels = cell_pixels(varied.camera, stride)
     if shots.depths is not None:
-        return _by_depth(shots.depths[index], shots.camera, varied, pixels)
+        return seen_by_depth(shots.depths[index], shots.camera, varied, pixels)
     none = np.full((*pixels.shape[:2], 3), np.nan, np.float32)
     if shots.points is None or not len(shots.points[index]):
         return none
@@ -108,8 +108,11 @@ def _seen(shots: Shots, index: int, varied: Varied, stride: int) -> Floats:
     return _by_points(points_cam @ varied.cam_from_varied, varied.camera, stride, none)
 
 
-def _by_depth(depth: NDArray[np.floating], camera: Camera, varied: Varied, pixels: Array) -> Floats:
-    """What the depth, seen through the old camera, has on the rays of the cells."""
+def seen_by_depth(depth: NDArray[np.floating], camera: Camera, varied: Varied, pixels: Array) -> Floats:
+    """(..., 3) in the axes of the varied camera: what depth (H, W), seen through the old one, has at the pixels.
+
+    NaN where it has nothing. The old camera may be of another size than the depth.
+    """
     rays = varied.camera.rays(pixels)
     through = rays @ varied.cam_from_varied.T
     lens = camera.resized(depth.shape[1], depth.shape[0])

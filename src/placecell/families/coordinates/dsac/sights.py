@@ -8,20 +8,23 @@ pose loses a tenth of a degree in less, and autocast leaves float64 alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
-import poselib
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from placecell.camera import Camera
+from placecell.families.coordinates.p3p import p3p, pose_of_triangles
 from placecell.geometry_torch import skew
 from placecell.pose import Array
 from placecell.rigid import kabsch
 
+Lengths = tuple[float | Tensor, float | Tensor]
+"""Along x and y, px; numbers, or (H, 1) of each hypothesis."""
 _LEAST_DEPTH = 1e-3
 """Scene units; what is nearer to the camera's plane, or beyond it, is behind the camera."""
 
@@ -48,6 +51,15 @@ class Sight(Protocol):
 
     def at(self, indices: Tensor) -> Self:
         """The measurements of some points: of indices (M,), or a set for each hypothesis, (H, M)."""
+        ...
+
+    @classmethod
+    def joined(cls, sights: Sequence[Self], of_H: Tensor) -> Self:
+        """The sights of hypotheses: of each that one of some pictures, with as many points each, that it is of."""
+        ...
+
+    def only(self, hypotheses: Tensor) -> Self:
+        """Some of the hypotheses of a joined sight."""
         ...
 
     def residuals(self, points_cam_H3N: Tensor) -> Tensor:
@@ -77,8 +89,8 @@ class Pixels:
 
     flat_px: Tensor
     """(..., 2, N) of the distortion-free camera, NaN where a pixel of the real one has no ray."""
-    focal_px: tuple[float, float]
-    middle_px: tuple[float, float]
+    focal_px: Lengths
+    middle_px: Lengths
     minimum: ClassVar[int] = 4
 
     @classmethod
@@ -86,6 +98,21 @@ class Pixels:
         """Pixels (N, 2) of a picture as its camera has them, distorted or not."""
         flat = torch.from_numpy(camera.undistort(np.asarray(pixels, np.float64))).to(device)
         return cls(flat.mT.contiguous(), (camera.fx, camera.fy), (camera.cx, camera.cy))
+
+    @classmethod
+    def joined(cls, sights: Sequence[Self], of_H: Tensor) -> Self:
+        """The pixels of hypotheses, (H, 2, N), with lengths (H, 1)."""
+        flat = torch.stack([sight.flat_px for sight in sights])[of_H]
+        table = torch.tensor([[*sight.focal_px, *sight.middle_px] for sight in sights], dtype=flat.dtype)
+        fx, fy, cx, cy = table.to(flat.device)[of_H].unsqueeze(-1).unbind(1)
+        return cls(flat, (fx, fy), (cx, cy))
+
+    def only(self, hypotheses: Tensor) -> Self:
+        """Some of the hypotheses."""
+        fx, fy, cx, cy = (
+            length[hypotheses] if isinstance(length, Tensor) else length for length in (*self.focal_px, *self.middle_px)
+        )
+        return type(self)(self.flat_px[hypotheses], (fx, fy), (cx, cy))
 
     @property
     def usable(self) -> Tensor:
@@ -144,20 +171,16 @@ class Pixels:
         return half + half.mT
 
     def poses(self, points_T33: Tensor) -> Solutions:
-        """P3P by poselib, three microseconds a sample."""
+        """P3P, all samples at once."""
         u, v = self.flat_px.unbind(-2)
         image = [(u - self.middle_px[0]) / self.focal_px[0], (v - self.middle_px[1]) / self.focal_px[1]]
         rays = torch.stack([*image, torch.ones_like(u)], dim=-1)
-        bearings = (rays / rays.norm(dim=-1, keepdim=True)).cpu().numpy()
-        sample: list[int] = []
-        cam_from_map: list[Array] = []
-        for index, (seen, points) in enumerate(zip(bearings, points_T33.cpu().numpy(), strict=True)):
-            for pose in poselib.p3p(seen, points):
-                sample.append(index)
-                cam_from_map.append(pose.Rt)
-        found = torch.from_numpy(np.array(cam_from_map).reshape(-1, 3, 4)).to(points_T33.device)
-        rotation = found[:, :, :3].mT
-        return _whole(sample, rotation, -(rotation @ found[:, :, 3:]).squeeze(-1))
+        points = points_T33.cpu().numpy()
+        sample, points_cam = p3p((rays / rays.norm(dim=-1, keepdim=True)).cpu().numpy(), points)
+        order = np.argsort(sample, kind="stable")
+        sample, points_cam = sample[order], points_cam[order]
+        rotation, centre = pose_of_triangles(points[sample], points_cam)
+        return _whole(sample, rotation, centre, points_T33.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +195,15 @@ class Depths:
     def of(cls, points_cam: NDArray[np.floating] | Tensor, device: torch.device | str = "cpu") -> Self:
         """Points (N, 3) in camera axes, NaN where there is no depth."""
         return cls(torch.as_tensor(points_cam, dtype=torch.float64, device=device).mT.contiguous())
+
+    @classmethod
+    def joined(cls, sights: Sequence[Self], of_H: Tensor) -> Self:
+        """The depth of hypotheses, (H, 3, N)."""
+        return cls(torch.stack([sight.points_cam for sight in sights])[of_H])
+
+    def only(self, hypotheses: Tensor) -> Self:
+        """Some of the hypotheses."""
+        return type(self)(self.points_cam[hypotheses])
 
     @property
     def usable(self) -> Tensor:
@@ -206,17 +238,19 @@ class Depths:
     def poses(self, points_T33: Tensor) -> Solutions:
         """Kabsch: one pose a sample."""
         rotation, centre = kabsch(points_T33.cpu().numpy(), self.points_cam.mT.cpu().numpy())
-        device = points_T33.device
-        return _whole(list(range(len(rotation))), *(torch.from_numpy(part).to(device) for part in (rotation, centre)))
+        return _whole(np.arange(len(rotation)), rotation, centre, points_T33.device)
 
 
-def _chosen(measured_DN: Tensor, indices: Tensor) -> Tensor:
-    """(D, M) of indices (M,), (H, D, M) of indices (H, M)."""
-    return measured_DN[:, indices].movedim(0, -2)
+def _chosen(measured: Tensor, indices: Tensor) -> Tensor:
+    """Of measurements (D, N) or (H, D, N): those of indices (M,), or of (H, M) in (H, D, M)."""
+    if indices.ndim == 1:
+        return measured[..., indices]
+    if measured.ndim == 2:
+        return measured[:, indices].movedim(0, -2)
+    return measured.gather(-1, indices.unsqueeze(-2).expand(-1, measured.shape[-2], -1))
 
 
-def _whole(sample: list[int], rotation_S33: Tensor, centre_S3: Tensor) -> Solutions:
+def _whole(sample: NDArray[np.intp], rotation: Array, centre: Array, device: torch.device) -> Solutions:
     """The solutions that are numbers."""
-    whole = rotation_S33.isfinite().all(-1).all(-1) & centre_S3.isfinite().all(-1)
-    which = torch.tensor(sample, dtype=torch.long, device=centre_S3.device)
-    return Solutions(which[whole], rotation_S33[whole], centre_S3[whole])
+    whole = np.isfinite(rotation).all(axis=(1, 2)) & np.isfinite(centre).all(axis=1)
+    return Solutions(*(torch.from_numpy(part[whole]).to(device) for part in (sample, rotation, centre)))
