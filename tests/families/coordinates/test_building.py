@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from placecell.align import Similarity, align_scene
 from placecell.catalog import load_map
 from placecell.errors import MapError, MissingDevice, PlacecellError
 from placecell.estimate import Estimate, Query
-from placecell.families.coordinates import building
+from placecell.families.coordinates import building, tuning
 from placecell.families.coordinates.building import chosen, judged
 from placecell.families.coordinates.localizer import CoordinatesMap
 from placecell.images import load_query, write_jpeg
@@ -44,6 +44,17 @@ def build(
     scene: Scene, *, log: Told | None = None, work: Path | None = None, seed: int = 0, **changes: Any
 ) -> CoordinatesMap:
     return settings(**changes).build(scene, log=log or Told(), work=work, seed=seed)
+
+
+def interrupting(batch: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """A task's `batch` during which somebody presses Ctrl-C at a step."""
+
+    def stopped(task: Any, step: int, rank: int = 0, ranks: int = 1) -> Any:
+        if step == at:
+            raise KeyboardInterrupt
+        return batch(task, step, rank, ranks)
+
+    return stopped
 
 
 def same_weights(one: CoordinatesMap, other: CoordinatesMap) -> bool:
@@ -195,21 +206,34 @@ class TestWork:
         self, few: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = build(few, epochs=4.0)
-        batch = building.CoordinatesTask.batch
-
-        def stopped(task: building.CoordinatesTask, step: int, rank: int = 0, ranks: int = 1) -> Any:
-            if step == 6:
-                raise KeyboardInterrupt
-            return batch(task, step, rank, ranks)
-
         with monkeypatch.context() as patch:
-            patch.setattr(building.CoordinatesTask, "batch", stopped)
+            patch.setattr(building.CoordinatesTask, "batch", interrupting(building.CoordinatesTask.batch, 6))
             part = build(few, epochs=4.0, work=tmp_path / "work")
         assert part.unfinished is not None and re.fullmatch(r"training stopped after step \d of 12", part.unfinished)
         log = Told()
         resumed = build(few, epochs=4.0, work=tmp_path / "work", log=log)
         assert resumed.unfinished is None and "describing cells" not in log.said
         assert same_weights(resumed, whole) and resumed.log_csv == whole.log_csv
+
+    def test_end_to_end_follows_once_the_rest_is_done(
+        self, few: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It moves no coordinate, waits for an interrupted training, and goes on from the work folder."""
+        plain, whole = build(few), build(few, end_to_end=3)
+        assert whole.info.extra["end_to_end_steps"] == 3 and not same_weights(plain, whole)
+        with torch.no_grad():
+            features = torch.ones(5, plain.head.get_parameter("enter.weight").shape[1])
+            assert torch.equal(plain.head(features).points_N3, whole.head(features).points_N3)
+        with monkeypatch.context() as patch:
+            patch.setattr(building.CoordinatesTask, "batch", interrupting(building.CoordinatesTask.batch, 3))
+            part = build(few, end_to_end=3, work=tmp_path / "work")
+        assert part.unfinished is not None and "end_to_end_steps" not in part.info.extra
+        with monkeypatch.context() as patch:
+            patch.setattr(tuning.PicturesTask, "batch", interrupting(tuning.PicturesTask.batch, 1))
+            part = build(few, end_to_end=3, work=tmp_path / "work")
+        assert part.unfinished is not None and part.unfinished.startswith("end-to-end training stopped")
+        resumed = build(few, end_to_end=3, work=tmp_path / "work")
+        assert resumed.unfinished is None and same_weights(resumed, whole)
 
     def test_stopped_while_looking_at_pictures_leaves_nothing_half(
         self, few: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

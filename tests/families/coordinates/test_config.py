@@ -27,6 +27,7 @@ from placecell.localizer import config_from_json, config_to_json
         ({"colour": 3}, "colour and validation lie between 0 and 1"),
         ({"learning_rate": 0.0}, "learning_rate has to be positive"),
         ({"learning_rate": float("nan")}, "learning_rate has to be positive, not nan"),
+        ({"end_to_end": 5, "experts": 2}, "end_to_end tunes one head"),
         ({"kept": "fp8"}, "kept 'fp8' is not one of half, int8"),
         ({"epochs": float("inf")}, "epochs counts from 0"),
         ({"max_error_px": float("nan")}, "max_error_px has to be positive"),

@@ -27,6 +27,7 @@ from placecell.families.coordinates.keeping import rounded
 from placecell.families.coordinates.localizer import CoordinatesMap, heads_of
 from placecell.families.coordinates.sight import camera_seen
 from placecell.families.coordinates.training import CoordinatesTask, trained_head
+from placecell.families.coordinates.tuning import tuned
 from placecell.families.coordinates.working import working_folder
 from placecell.images import load_query
 from placecell.localizer import MapInfo, config_to_json
@@ -53,6 +54,8 @@ _JUDGED = 50
 """Held-out frames that a training is judged by, at most."""
 _EXPERT = "expert-{}"
 """Where in the work folder an expert is trained."""
+_TUNED = "end-to-end"
+"""Where in it the head is tuned."""
 
 
 def build(
@@ -80,13 +83,18 @@ def build(
         else:
             found, told = teaching.several(heads, scene, held)
     info = MapInfo.of(config, scene, seed, weights=weights, **told)
-    return replace(found, info=info).to(device)
+    found = replace(found, info=info).to(device)
+    if not config.end_to_end or found.unfinished is not None:
+        return found
+    after: dict[str, Any] = {"steps": config.end_to_end, "seed": seed, "log": log}
+    judge = partial(_judged_with, found, scene, held) if held else None
+    return tuned(found, scene, learned, **after, work=None if work is None else work / _TUNED, judge=judge)
 
 
 def _require_own(work: Path, identity: Mapping[str, Any]) -> None:
     """Find out before long work whether a folder, with those of its experts, is free or holds this training already."""
     experts = sorted(path for path in work.glob(_EXPERT.format("*")))
-    require_own(work, identity, beside=("cells", *(path.name for path in experts)))
+    require_own(work, identity, beside=("cells", _TUNED, *(path.name for path in experts)))
     for path in experts:
         require_own(path, identity)
 

@@ -28,6 +28,7 @@ _LEAST = {
     "least": 4,
     "devices": 1,
     "experts": 1,
+    "end_to_end": 0,
 }
 
 
@@ -86,6 +87,8 @@ class Coordinates:
     """Pull of the weights towards zero."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """What the head trains and answers in."""
+    end_to_end: int = 0
+    """Steps of training through RANSAC that follow, by which the head learns how much each cell should count."""
     kept: Literal["half", "int8"] = "half"
     """What the map keeps weights in: two bytes each, or one, of which the encoder's are rounded before training."""
     devices: int = 1
@@ -123,6 +126,8 @@ class Coordinates:
             raise ValueError("turn_deg is from 0 to 180 degrees, zoom a factor from 1 to 4")
         if self.experts > 1 and self.devices > 1:
             raise ValueError("experts are trained one after the other on one device; lower experts or devices")
+        if self.end_to_end and (self.experts > 1 or self.devices > 1):
+            raise ValueError("end_to_end tunes one head on one device; leave out experts and devices, or end_to_end")
         if self.queried < self.least:
             raise ValueError(f"least ({self.least}) of the queried cells ({self.queried}) cannot agree; lower least")
         if len(self.tolerance_px) != 2 or not 0 < self.tolerance_px[1] <= self.tolerance_px[0] < _INFINITE:
