@@ -56,7 +56,7 @@ def build(config: Dsac, scene: Scene, *, device: str, seed: int, log: Log, work:
     """See `Dsac.build`."""
     log = log if leads() else Silent()
     require_device(device)
-    identities = {stage: _identity(stage, config, scene, seed) for stage in STAGES}
+    identities = {stage: _identity(stage, config, scene, seed) for stage in stages(config)}
     if work is not None:
         require_own(work, {}, beside=("pictures", "depth", *STAGES))
         for stage, identity in identities.items():
@@ -71,6 +71,13 @@ def build(config: Dsac, scene: Scene, *, device: str, seed: int, log: Log, work:
         network = _beginning(config, lessons, anchor, scene.metric, seed)
         training = _Training(config, lessons, scene.metric, anchor, device, identities, work and folder, log)
         return _map(training, network, scene, camera, seed)
+
+
+def stages(config: Dsac) -> list[str]:
+    """What the settings ask for."""
+    steps = {"start": 1, "scores": config.score_steps if config.scores == "learned" else 0}
+    steps["end-to-end"] = config.end_to_end
+    return [stage for stage in STAGES if steps[stage]]
 
 
 def _identity(stage: str, config: Dsac, scene: Scene, seed: int) -> dict[str, Any]:
@@ -139,7 +146,13 @@ class _Training:
     work: Path | None
     log: Log
 
-    def start(self, network: nn.Module) -> Trained:
+    def stage(self, name: str, network: nn.Module) -> Trained:
+        """One of `STAGES`."""
+        if name == "start":
+            return self._start(network)
+        return self._scores(network) if isinstance(network, Scored) and name == "scores" else self._end_to_end(network)
+
+    def _start(self, network: nn.Module) -> Trained:
         """Coordinates by themselves."""
         config, unit = self.config, 1.0 if self.metric else self.anchor.scale
         near, far = (unit * length for length in _SCALES)
@@ -150,7 +163,7 @@ class _Training:
         task = Initial(self.lessons, numbers, rgbd=config.rgbd, ransac=ransac)
         return self._fit("start", network, task, plan, config.learning_rate, "onecycle")
 
-    def scores(self, network: Scored) -> Trained:
+    def _scores(self, network: Scored) -> Trained:
         """What hypotheses are good, of coordinates that stay."""
         network.coordinates.requires_grad_(False)
         plan = self._plan(self.config.score_steps, self.config.end_to_end_batch)
@@ -158,7 +171,7 @@ class _Training:
         network.requires_grad_(True)
         return trained
 
-    def end_to_end(self, network: nn.Module) -> Trained:
+    def _end_to_end(self, network: nn.Module) -> Trained:
         """Coordinates, and scores where they are learned, by the poses that they give."""
         config = self.config
         plan = replace(self._plan(config.end_to_end, config.end_to_end_batch), average=config.average)
@@ -189,19 +202,14 @@ class _Training:
 
 def _map(training: _Training, network: nn.Module, scene: Scene, camera: Camera, seed: int) -> DsacMap:
     """All stages that the settings ask for, as far as they are not interrupted."""
-    config, stages = training.config, {"start": training.start}
-    if isinstance(network, Scored) and config.score_steps:
-        stages["scores"] = training.scores  # type: ignore[assignment]
-    if config.end_to_end:
-        stages["end-to-end"] = training.end_to_end
-    logs: dict[str, str] = {}
+    config, logs = training.config, {}
     told: dict[str, Any] = {}
-    for name, stage in stages.items():
-        trained = stage(network)
-        network, logs[name] = trained.network, trained.log_csv
+    for stage in stages(config):
+        trained = training.stage(stage, network)
+        network, logs[stage] = trained.network, trained.log_csv
         told |= {"validation": trained.validation, "steps": trained.steps}
         if trained.interrupted:
-            told["unfinished"] = f"training stopped after step {trained.steps} of its stage {name}"
+            told["unfinished"] = f"training stopped after step {trained.steps} of its stage {stage}"
             break
     info = MapInfo.of(config, scene, seed, **told)
     return DsacMap(config, info, rounded(network, "half"), camera, training.anchor, logs).to(training.device)

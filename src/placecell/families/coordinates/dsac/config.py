@@ -81,8 +81,8 @@ class Dsac:
     """Learning rate of these steps."""
     end_to_end: int = 1000
     """Steps in which coordinates are learned by the poses they give; 0 leaves it at the beginning."""
-    end_to_end_batch: int = 1
-    """Pictures a step of these."""
+    end_to_end_batch: int = 4
+    """Pictures a step of these; the papers have 1."""
     end_to_end_rate: float = 2e-5
     """Peak learning rate of these."""
     clip_norm: float = 10.0
