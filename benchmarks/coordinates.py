@@ -2,6 +2,7 @@
 
     python benchmarks/coordinates.py                   what is not measured yet, then the page
     python benchmarks/coordinates.py --again default   a row anew
+    python benchmarks/coordinates.py --ask default     a row's map asked again, as on cores that are idle now
     python benchmarks/coordinates.py --page            the page alone, from what is measured
 
 A row takes minutes on two cores, so each keeps its figures in benchmarks/measured/coordinates/ with the day and the
@@ -15,7 +16,6 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
 import shutil
@@ -104,6 +104,15 @@ def measure(name: str, row: Row, labels: str) -> None:
     record(TABLE, name, labels, scene, answers(asked, scene), kept)
 
 
+def ask_again(name: str, labels: str) -> None:
+    """Ask the map that a row was measured with; what is known of its building stays."""
+    torch.set_num_threads(THREADS)
+    cv2.setNumThreads(THREADS)
+    known, scene = measured(TABLE, labels)[name], kitchen(labels)
+    kept = {key: known[key] for key in ("minutes", "map_mb", "told", "frames", "flags", "encoder_mb") if key in known}
+    record(TABLE, name, labels, scene, answers(load_map(MAPS / f"{name}-{labels}.map"), scene), kept)
+
+
 def line(found: dict[str, Any]) -> list[str]:
     """One line of the table."""
     return [
@@ -136,12 +145,16 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", help="rows to measure; all of them where none is named")
     parser.add_argument("--labels", choices=("sfm", "kinectfusion"), help="one ground truth only")
     parser.add_argument("--again", action="store_true", help="measure rows that are measured already")
+    parser.add_argument("--ask", action="store_true", help="build nothing, ask the maps of measured rows again")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     asked = parser.parse_args()
     for labels in () if asked.page else ("sfm", "kinectfusion"):
         for name, row in rows().items():
             wanted = labels in row.labels and asked.labels in (None, labels) and (not asked.rows or name in asked.rows)
-            if wanted and (asked.again or name not in measured(TABLE, labels)):
+            known = name in measured(TABLE, labels)
+            if wanted and asked.ask and known:
+                ask_again(name, labels)
+            elif wanted and not asked.ask and (asked.again or not known):
                 measure(name, row, labels)
     page()
 
