@@ -49,9 +49,10 @@ def solve_pnp(
     confidence: float = 0.9999,
     refine: bool = True,
     noise_px: Noise = NOISE_PX,
+    sampled: int | None = None,
     seed: int = 0,
 ) -> PnP:
-    """Camera pose from 2D-3D matches: LO-RANSAC with P3P (poselib), then `refine_pnp` on its inliers.
+    """Camera pose from 2D-3D matches: LO-RANSAC with P3P (poselib), then `refine_pnp` on all matches that agree with it.
 
     Args:
         points_world: (N, 3) in the world frame.
@@ -59,16 +60,19 @@ def solve_pnp(
         max_error_px: a match agrees when its reprojection error is below this.
         refine: without it the pose is RANSAC's own, and there is no covariance.
         noise_px: as in `refine_pnp`.
+        sampled: RANSAC sees so many matches at most, spread evenly over them all.
 
     Raises:
         ValueError: shapes disagree, or a coordinate is not finite.
     """
     points, image = _checked(points_world, pixels)
     flat = camera.undistort(image)
-    usable = np.isfinite(flat).all(axis=1)
+    usable = np.flatnonzero(np.isfinite(flat).all(axis=1))
     none = PnP(None, np.zeros(len(image), dtype=bool), None, float("nan"))
-    if usable.sum() < 4:
+    if len(usable) < 4:
         return none
+    if sampled is not None and len(usable) > sampled:
+        usable = usable[np.linspace(0, len(usable) - 1, sampled).astype(np.intp)]
     options = {
         "max_reproj_error": max_error_px,
         "seed": seed,

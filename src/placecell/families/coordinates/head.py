@@ -74,9 +74,9 @@ class Head(nn.Module):
         last = F.relu(self.last(features)).float()
         with torch.autocast(last.device.type, enabled=False):  # half a precision would round places to millimetres
             numbers = self.leave(last)
-        scale = F.softplus(numbers[:, 3:4] + _UNIT).clamp(_LEAST_SCALE, _MOST_SCALE)
-        chosen = torch.softmax(numbers[:, 5:], dim=1) if numbers.shape[1] > 5 else torch.ones_like(scale)
-        middle = (chosen.unsqueeze(-1) * self.centres_K3).sum(dim=1)
+            scale = F.softplus(numbers[:, 3:4] + _UNIT).clamp(_LEAST_SCALE, _MOST_SCALE)
+            chosen = torch.softmax(numbers[:, 5:], dim=1) if numbers.shape[1] > 5 else torch.ones_like(scale)
+            middle = chosen @ self.centres_K3
         return Guess(middle + self.size * numbers[:, :3] / scale, numbers[:, 4])
 
 

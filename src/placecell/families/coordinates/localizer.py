@@ -34,6 +34,8 @@ from placecell.train.devices import require_device
 _LOG = "training.csv"
 _LEAST_NOISE_PX = 1.0
 """No cell is surer than that, whatever the head says."""
+_SAMPLED = 500
+"""Cells that RANSAC sees; all that were asked refine its pose."""
 
 
 class Seen(NamedTuple):
@@ -113,8 +115,8 @@ class CoordinatesMap:
 
     def _solved(self, seen: Seen) -> PnP:
         noise_px = np.maximum(seen.spread_px, _LEAST_NOISE_PX)
-        max_error_px = self.family.max_error_px
-        return solve_pnp(seen.points_anchor, seen.pixels, seen.camera, max_error_px=max_error_px, noise_px=noise_px)
+        told: dict[str, Any] = {"max_error_px": self.family.max_error_px, "noise_px": noise_px, "sampled": _SAMPLED}
+        return solve_pnp(seen.points_anchor, seen.pixels, seen.camera, **told)
 
     def coordinates(self, query: Query) -> Seen:
         """Where the cells of a picture lie: those `queried` that the head is surest of; the likeliest of several."""
