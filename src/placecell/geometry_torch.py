@@ -100,6 +100,23 @@ def log_quat_from_matrix(matrix_B33: Tensor) -> Tensor:
     return torch.where(small, 1 + sine2 / 6, torch.atan2(sine, w) / sine) * v
 
 
+def twist_from_pose(rotation_B33: Tensor, translation_B3: Tensor) -> Tensor:
+    """(B, 6) twists (r, v) of rigid motions, r a rotation vector no longer than pi: the inverse of `Pose.exp`.
+
+    v = t - ½ r x t + c r x (r x t), c = (1 - θ/2 cot θ/2) / θ², θ = |r|.
+    """
+    turn = 2 * log_quat_from_matrix(rotation_B33)
+    angle2 = turn.square().sum(-1, keepdim=True)
+    small = angle2 < _SMALL_ANGLE2
+    half = torch.where(small, 1, angle2).sqrt() / 2
+    factor = torch.where(
+        small, 1 / 12 + angle2 / 720, (1 - half * half.cos() / half.sin()) / torch.where(small, 1, angle2)
+    )
+    across = torch.linalg.cross(turn, translation_B3, dim=-1)
+    moved = translation_B3 - across / 2 + factor * torch.linalg.cross(turn, across, dim=-1)
+    return torch.cat([turn, moved], dim=-1)
+
+
 def rotation_angle_rad(matrix_B33: Tensor) -> Tensor:
     """(B,) full angles of rotations, 0 to pi: atan2 of 2 sin and 2 cos. The gradient is 0 at 0 and at pi exactly."""
     cosine = matrix_B33.diagonal(dim1=-2, dim2=-1).sum(-1) - 1

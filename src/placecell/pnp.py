@@ -52,7 +52,7 @@ def solve_pnp(
     sampled: int | None = None,
     seed: int = 0,
 ) -> PnP:
-    """Camera pose from 2D-3D matches: LO-RANSAC with P3P (poselib), then `refine_pnp` on all matches that agree with it.
+    """Camera pose from 2D-3D matches: LO-RANSAC with P3P (poselib), then `refine_pnp` on all that agree with it.
 
     Args:
         points_world: (N, 3) in the world frame.

@@ -196,6 +196,13 @@ def mean_pose(poses: Sequence[Pose], weights: ArrayLike | None = None) -> Pose:
     return Pose(closest_rotation(total), translation)
 
 
+def scatter(poses: Sequence[Pose], mean: Pose) -> Array:
+    """(6, 6) mean of ξ ξᵀ with `pose = mean @ exp(ξ)`: the covariance of poses in the tangent space of their mean."""
+    twists = np.array([(mean.inv @ pose).log() for pose in poses])
+    found: Array = twists.T @ twists / len(twists)
+    return found
+
+
 def closest_rotation(matrix: ArrayLike) -> Array:
     """The rotations closest to matrices (..., 3, 3) in the Frobenius norm (Kabsch 1976): never reflections."""
     u, _, vt = np.linalg.svd(np.asarray(matrix, dtype=np.float64))

@@ -45,7 +45,13 @@ from placecell.scene import Scene
         ({"inference": "dense"}, "dense inference looks through windows; give their size with crop"),
         ({"weight_decay": -1.0}, "weight_decay counts from 0"),
         ({"crop": 96}, "the align head reads whole colour pictures"),
-        ({"dropout": 0.5}, "the align head reads whole colour pictures, drops nothing"),
+        ({"crop": 64}, "the align head reads whole colour pictures"),
+        ({"map_dropout": 0.5}, "map_dropout is of the heads posenet and lstm"),
+        ({"passes": 40}, "40 passes are all alike without dropout"),
+        ({"passes": -1, "dropout": 0.1}, "passes counts from 0"),
+        ({"passes": 2, "dropout": 0.1, "head": "grid", "crop": 64, "inference": "one-pass"}, "not with one-pass"),
+        ({"loss": "likelihood", "covariance": "none"}, "needs a covariance"),
+        ({"covariance": "cauchy"}, "is not one of"),
         ({"surface_weight": -0.1}, "surface_weight counts from 0"),
     ],
 )
@@ -58,7 +64,7 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], told: str)
 class TestPresets:
     def test_there_is_one_for_each_system_of_the_papers(self) -> None:
         assert list(PRESETS) == [
-            *("default", "posenet-2015", "posenet-2017", "bn-inception", "lstm"),
+            *("default", "posenet-2015", "posenet-2017", "bayesian", "bn-inception", "lstm"),
             *("coupled", "homography", "hourglass", "rgbd"),
         ]
         assert Regression.presets is PRESETS and PRESETS["default"] == Regression()

@@ -1,14 +1,12 @@
-"""Windows of a picture, and the mean of what they say."""
+"""Windows of a picture."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from placecell.camera import Camera
-from placecell.families.regression.dense import central, consensus, spread
-from placecell.pose import Pose, pose_error
+from placecell.families.regression.dense import central, spread
 
 CAMERA = Camera(341, 256, 290.0, 291.0, 169.0, 130.0)
 
@@ -52,16 +50,3 @@ class TestWindows:
         assert central(CAMERA, 0).camera == CAMERA
         depth = np.zeros((1, 256, 341), np.float32)
         assert central(CAMERA, 0).cut(depth).shape == depth.shape
-
-
-class TestConsensus:
-    def test_is_between_the_answers(self) -> None:
-        turns = [Rotation.from_rotvec([0, angle, 0]).as_matrix() for angle in (0.1, 0.3)]
-        mean = consensus([Pose(turn, np.array([x, 1.0, 0.0])) for turn, x in zip(turns, (1.0, 3.0), strict=True)])
-        assert mean is not None
-        expected = Pose(Rotation.from_rotvec([0, 0.2, 0]).as_matrix(), np.array([2.0, 1.0, 0.0]))
-        assert pose_error(mean, expected) == pytest.approx((0, 0), abs=1e-6)
-
-    def test_there_is_none_of_answers_that_look_opposite_ways(self) -> None:
-        opposed = [np.eye(3), np.diag([1.0, -1.0, -1.0]), np.diag([-1.0, 1.0, -1.0]), np.diag([-1.0, -1.0, 1.0])]
-        assert consensus([Pose(rotation, np.zeros(3)) for rotation in opposed]) is None

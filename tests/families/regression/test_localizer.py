@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from families.regression.small import settings
 from placecell.backbones import picture_tensor
 from placecell.errors import FormatError, MapError, MissingDevice
 from placecell.estimate import Query
-from placecell.families.regression import dense
+from placecell.families.regression import covariance, dense
 from placecell.families.regression.localizer import RegressionMap
 from placecell.images import load_query
 from placecell.localizer import PoseFeatures, Resumable, Salient
@@ -104,7 +105,7 @@ class TestInference:
     def test_windows_that_look_opposite_ways_are_refused(
         self, found: RegressionMap, query: Query, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(dense, "consensus", lambda poses: None)
+        monkeypatch.setattr(covariance, "mean_pose", Mock(side_effect=ValueError))
         (estimate,) = looking(found, "dense").localize([query])
         assert estimate.world_from_cam is None and "opposite ways" in str(estimate.reason)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from placecell.backbones import Tap
 from placecell.camera import Camera
 from placecell.errors import MapError
-from placecell.geometry_torch import matrix_from_9d, product
+from placecell.geometry_torch import matrix_from_9d, product, transform
 from placecell.pose import Array
 
 STRIDE = 16
@@ -44,6 +44,8 @@ class Aligned(NamedTuple):
     """(B, 9) the matrix whose closest rotation that is, row by row."""
     feature_BD: Tensor
     surface: Surface
+    misfit_B2: Tensor
+    """Logs of how badly the alignment fits, and of how many cells it rests on."""
 
 
 class Alignment(nn.Module):
@@ -63,7 +65,7 @@ class Alignment(nn.Module):
     training is faster and no worse.
     """
 
-    def __init__(self, taps: Mapping[str, Tap], hidden: int, grid: tuple[int, int]) -> None:
+    def __init__(self, taps: Mapping[str, Tap], hidden: int, grid: tuple[int, int], dropout: float = 0.0) -> None:
         """A head for `grid` rows and columns of cells; `begin` has to be called before training.
 
         Raises:
@@ -82,6 +84,7 @@ class Alignment(nn.Module):
             nn.ReLU(),
             nn.Conv2d(hidden, hidden, 1),
             nn.ReLU(),
+            nn.Dropout(dropout),
         )
         self.numbers = nn.Conv2d(hidden, 5, 1)
         nn.init.normal_(self.numbers.weight, std=0.1 / math.sqrt(3 * hidden))
@@ -114,7 +117,15 @@ class Alignment(nn.Module):
             feature = (mixed.flatten(2) * surface.weight_BN.unsqueeze(1)).sum(-1)
             points_cam = self.rays * surface.depth_BN.unsqueeze(-1)
             raw, rotation, centre = aligned(surface.points_BN3, points_cam, surface.weight_BN)
-            return Aligned(centre, rotation, raw, feature, surface)
+            return Aligned(centre, rotation, raw, feature, surface, self._misfit(surface, rotation, centre))
+
+    def _misfit(self, surface: Surface, rotation_B33: Tensor, centre_B3: Tensor) -> Tensor:
+        """(B, 2) log of the weighted RMS of R p + x - X in typical depths, and of 1 / Σ w²."""
+        points_cam = self.rays * surface.depth_BN.unsqueeze(-1)
+        apart = transform(rotation_B33, centre_B3, points_cam) - surface.points_BN3
+        mean_square = (surface.weight_BN * apart.square().sum(-1)).sum(-1) / self.depth.square()
+        cells = 1 / surface.weight_BN.square().sum(-1)
+        return torch.stack([mean_square.add(1e-8).log() / 2, cells.log()], dim=-1)
 
     def _surface(self, numbers_BN5: Tensor) -> Surface:
         weight = torch.sigmoid(numbers_BN5[..., 4]) + _LEAST_WEIGHT

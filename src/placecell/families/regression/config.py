@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Head = Literal["align", "grid", "posenet", "lstm", "hourglass"]
 RotationOutput = Literal["quaternion", "log-quaternion", "6d", "9d"]
-Loss = Literal["beta", "learned", "reprojection", "virtual-points", "homography"]
+Loss = Literal["beta", "learned", "reprojection", "virtual-points", "homography", "likelihood"]
+Covariance = Literal["none", "gaussian", "laplace"]
 Norm = Literal["l1", "l2", "squared"]
 Inference = Literal["centre", "dense", "one-pass"]
 
@@ -33,6 +34,7 @@ _LEAST = {
     "new_view_turn_deg": 0,
     "surface_weight": 0,
     "gamma_steps": 1,
+    "passes": 0,
 }
 
 
@@ -58,6 +60,12 @@ class Regression:
     """Width of the layer before the pose."""
     dropout: float = 0.0
     """Share of that layer dropped in training."""
+    map_dropout: float = 0.0
+    """Share of the last map dropped in training (Bayesian PoseNet); of the heads that pool."""
+    passes: int = 0
+    """Answer with the mean of so many passes with dropout, and how far they differ; Bayesian PoseNet: 40."""
+    covariance: Covariance = "gaussian"
+    """What the errors are taken to be distributed as, whose covariance is learned beside the pose."""
     auxiliary: bool = False
     """PoseNet's two extra heads on middle layers, in training only, weighing 0.3 each."""
     rotation: RotationOutput = "9d"
@@ -65,7 +73,8 @@ class Regression:
     depth: bool = False
     """A second encoder for the depth of RGB-D frames (Li)."""
     loss: Loss = "virtual-points"
-    """beta: PoseNet 2015; learned, reprojection: PoseNet 2017; virtual-points, homography: one length for both."""
+    """beta: PoseNet 2015; learned, reprojection: PoseNet 2017; virtual-points, homography: one length for both;
+    likelihood: the pose and its covariance by one likelihood (Kendall and Gal 2017)."""
     norm: Norm = "l1"
     """How differences of centres and rotations are measured in the loss."""
     beta: float = 500.0
@@ -138,11 +147,10 @@ class Regression:
         _require_ranges(self)
         if self.weight_decay < 0 or len(self.turn_deg) != 3 or not all(0 <= turn < 90 for turn in self.turn_deg):
             raise ValueError("weight_decay counts from 0; turn_deg is three angles from 0 to 90 degrees")
-        others = (self.crop, self.auxiliary, self.depth, self.dropout)
+        others = (self.crop, self.auxiliary, self.depth)
         if self.head == "align" and (any(others) or self.rotation != "9d"):
-            raise ValueError(
-                "the align head reads whole colour pictures, drops nothing and emits rotation 9d; leave the others out"
-            )
+            raise ValueError("the align head reads whole colour pictures and emits rotation 9d; leave the others out")
+        _require_doubt(self)
         if self.crop and not 32 <= self.crop <= self.short_side:
             raise ValueError(f"crop is 0 or from 32 to short_side ({self.short_side}) pixels, not {self.crop}")
         if self.inference != "centre" and not self.crop:
@@ -162,6 +170,22 @@ class Regression:
         return building.build(self, scene, device=device, seed=seed, log=log, work=work)
 
 
+def _require_doubt(config: Regression) -> None:
+    """Refuse settings of uncertainty that do not go together.
+
+    Raises:
+        ValueError: passes without dropout or through windows of one pass, likelihood without a covariance.
+    """
+    if config.map_dropout and config.head not in ("posenet", "lstm"):
+        raise ValueError(f"map_dropout is of the heads posenet and lstm, not of {config.head}; use dropout")
+    if config.passes and not (config.dropout or config.map_dropout):
+        raise ValueError(f"{config.passes} passes are all alike without dropout; set dropout, or leave passes out")
+    if config.passes and config.inference == "one-pass":
+        raise ValueError("passes go with centre and dense inference, not with one-pass")
+    if config.loss == "likelihood" and (config.covariance == "none" or config.auxiliary):
+        raise ValueError("the likelihood loss needs a covariance (gaussian, laplace) and has no auxiliary heads")
+
+
 def _require_ranges(config: Regression) -> None:
     """Refuse numbers that no training can do anything with.
 
@@ -174,7 +198,7 @@ def _require_ranges(config: Regression) -> None:
     for key, value in _LEAST.items():
         if getattr(config, key) < value:
             raise ValueError(f"{key} counts from {value}, not {getattr(config, key)}")
-    for key in ("dropout", "validation", "average"):
+    for key in ("dropout", "map_dropout", "validation", "average"):
         if not 0 <= getattr(config, key) < 1:
             raise ValueError(f"{key} lies between 0 and 1 (1 excluded), not {getattr(config, key)}")
     for key in ("colour", "pretrain", "new_view_share"):
@@ -248,6 +272,8 @@ PRESETS: dict[str, Regression] = {
     "posenet-2017": replace(
         _POSENET, auxiliary=False, loss="learned", norm="l1", optimizer="adam", learning_rate=1e-4, bias_multiplier=1.0
     ),
+    # Kendall and Cipolla 2016: dropout after inception 5b as well, and in use.
+    "bayesian": replace(_POSENET, map_dropout=0.5, passes=40),
     # Parameter Estimation via Deep Learning for Camera Localization, 2019. "90 % attenuation" is read as times 0.9.
     "bn-inception": replace(
         _POSENET,

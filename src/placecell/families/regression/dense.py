@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
-from placecell.pose import Pose, mean_pose
 
 T = TypeVar("T", bound=np.generic)
 
@@ -52,18 +50,6 @@ def spread(camera: Camera, crop_px: int, count: int) -> list[Window]:
 
 def _window(camera: Camera, crop_px: int, left: int, top: int) -> Window:
     return Window(left, top, camera.cropped(left, top, crop_px, crop_px))
-
-
-def consensus(anchor_from_cam: Sequence[Pose]) -> Pose | None:
-    """The mean of the windows' answers: of the centres, and the chordal mean of the rotations; None if it has none.
-
-    Every window is a picture of the same camera, so all answer with the same pose. The paper averages quaternions
-    number by number; the chordal mean is what that means where signs and lengths may differ.
-    """
-    try:
-        return mean_pose(anchor_from_cam)
-    except ValueError:
-        return None
 
 
 def _even(free_px: int, count: int) -> list[int]:

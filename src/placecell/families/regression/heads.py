@@ -76,18 +76,19 @@ class Head(nn.Module):
 
 
 class Pooled(nn.Module):
-    """PoseNet 2015: the mean over the picture, FC, ReLU, dropout."""
+    """PoseNet 2015: the mean over the picture, FC, ReLU, dropout; Bayesian PoseNet drops from the map as well."""
 
-    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+    def __init__(self, channels: int, hidden: int, dropout: float, map_dropout: float = 0.0) -> None:
         super().__init__()
         self.fc = nn.Linear(channels, hidden)
         self.dropout = nn.Dropout(dropout)
+        self.map_dropout = nn.Dropout(map_dropout)
         self.features = hidden
         _xavier(self.fc)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """(B, hidden)."""
-        feature: Tensor = self.dropout(F.relu(self.fc(map_BCHW.mean((-2, -1)))))
+        feature: Tensor = self.dropout(F.relu(self.fc(self.map_dropout(map_BCHW).mean((-2, -1)))))
         return feature
 
 
@@ -189,9 +190,11 @@ def main_head(config: Regression, taps: Mapping[str, Tap], grids: Mapping[str, G
         body = GridBody(tap.channels, grids[last], config.hidden, config.dropout)
         return Head(body, (last,), config.rotation)
     if config.head == "lstm":
-        body = Chain(Pooled(tap.channels, config.hidden, 0.0), Scanned(config.hidden, config.dropout))
+        body = Chain(
+            Pooled(tap.channels, config.hidden, 0.0, config.map_dropout), Scanned(config.hidden, config.dropout)
+        )
     else:
-        body = Pooled(tap.channels, config.hidden, config.dropout)
+        body = Pooled(tap.channels, config.hidden, config.dropout, config.map_dropout)
     return Head(body, (last,), config.rotation)
 
 

@@ -19,6 +19,7 @@ from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.families.regression import dense
 from placecell.families.regression.config import Regression
+from placecell.families.regression.covariance import Spread, covariance_of, spread
 from placecell.families.regression.network import Answer, PoseNetwork
 from placecell.families.regression.saliency import on_picture, saliency_of
 from placecell.families.regression.sight import depth_as, depth_tensor
@@ -74,16 +75,34 @@ class RegressionMap:
         seen = self._seen(query)
         if isinstance(seen, str):
             return Estimate.refusal(query.name, seen, time.perf_counter() - start)
-        answers = self._answers(*seen)
-        if not all(bool(part.isfinite().all()) for answer in answers for part in (answer.centre_B3, answer.raw_BK)):
-            reason = "the network answers with numbers that are none; train it again with a lower learning rate"
-            return Estimate.refusal(query.name, reason, time.perf_counter() - start)
-        anchor_from_cam = dense.consensus(_poses(answers))
-        if anchor_from_cam is None:
-            reason = "the windows of the picture look opposite ways, so they have no mean"
-            return Estimate.refusal(query.name, reason, time.perf_counter() - start)
-        pose = self.anchor.world_from_anchor @ anchor_from_cam
-        return Estimate(query.name, pose, seconds=time.perf_counter() - start)
+        found = self._together(self._answers(*seen))
+        if isinstance(found, str):
+            return Estimate.refusal(query.name, found, time.perf_counter() - start)
+        pose = self.anchor.world_from_anchor @ found.mean
+        return Estimate(query.name, pose, found.total, seconds=time.perf_counter() - start)
+
+    def spread(self, query: Query) -> Spread:
+        """How far off the pose of a picture may be, by its causes; the mean is `anchor_from_cam`.
+
+        Raises:
+            MapError: the picture cannot be placed by this map.
+        """
+        seen = self._seen(query)
+        found = seen if isinstance(seen, str) else self._together(self._answers(*seen))
+        if isinstance(found, str):
+            raise MapError(f"{query.name}: {found}; choose another picture")
+        return found
+
+    def _together(self, answers: Sequence[Answer]) -> Spread | str:
+        """What the answers say together, or why they say nothing."""
+        numbers = [part for a in answers for part in (a.centre_B3, a.raw_BK, a.whitening_B66) if part is not None]
+        if not all(bool(part.isfinite().all()) for part in numbers):
+            return "the network answers with numbers that are none; train it again with a lower learning rate"
+        expected = [covariance_of(a.whitening_B66) for a in answers if a.whitening_B66 is not None]
+        poses, passes = _poses(answers), max(1, self.family.passes)
+        windows = [poses[begin : begin + passes] for begin in range(0, len(poses), passes)]
+        found = spread(windows, np.concatenate(expected) if expected else None)
+        return "the windows of the picture look opposite ways, so they have no mean" if found is None else found
 
     def saliency(self, query: Query) -> NDArray[np.float32]:
         """(H, W) how far the answer moves with each pixel of the picture, at least 0; 0 where the network sees none.
@@ -107,7 +126,7 @@ class RegressionMap:
     @property
     def _central(self) -> Self:
         """This map with one look a picture."""
-        return replace(self, family=replace(self.family, inference="centre"))
+        return replace(self, family=replace(self.family, inference="centre", passes=0))
 
     def _feature(self, query: Query) -> NDArray[np.float32] | None:
         seen = self._seen(query)
@@ -148,6 +167,9 @@ class RegressionMap:
                 return self.network.windows(images, depth)
             chunks = range(0, len(images), _AT_ONCE)
             cut = [(images[i : i + _AT_ONCE], None if depth is None else depth[i : i + _AT_ONCE]) for i in chunks]
+            if self.family.passes:
+                asked = (self.family.passes, self.info.seed)
+                return [answer for part in cut for answer in self.network.passes(*part, *asked)]
             return [self.network(*part)[0] for part in cut]
 
     @property

@@ -7,7 +7,9 @@ that `learned_loss` adds) with finite gradients. Auxiliary answers have the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from placecell.geometry_torch import (
     quat_from_matrix,
     rotation_angle_rad,
     transform,
+    twist_from_pose,
 )
 
 _BEHIND = 0.1  # as a share of a point's true depth
@@ -147,6 +150,33 @@ def homography_loss(
     turn = relative - torch.eye(3, dtype=relative.dtype, device=relative.device)
     mixed = 2 * (t * turn[..., 2]).sum(-1) * (far / near).log() / (far - near)
     return (turn.square().sum((-2, -1)) + mixed + t.square().sum(-1) / (near * far)).mean()
+
+
+def likelihood_loss(
+    answer: Answer, centre_B3: Tensor, rotation_B33: Tensor, *, kind: Literal["gaussian", "laplace"] = "gaussian"
+) -> Tensor:
+    """The negative log-likelihood of the error ξ of `truth = estimate @ exp(ξ)` by the covariance that is expected.
+
+    With w = A ξ, Σ⁻¹ = AᵀA, d = 6:
+
+        gaussian: ½ |w|² - log det A + (d/2) log 2π
+        laplace:  √2 |w|₁ - log det A + (d/2) log 2     (independent along the axes of A, Σ its covariance all the same)
+
+    The slides of Kendall and Gal's loss, |ŷ - y|² / 2σ² + log σ², leave out the d/2 of the logarithm, which for d = 3
+    makes σ² too small by a third.
+
+    Raises:
+        ValueError: the answer comes without a covariance.
+    """
+    if answer.whitening_B66 is None:
+        raise ValueError("the likelihood of an error needs a covariance; set covariance to gaussian or laplace")
+    relative = product(answer.rotation_B33.mT, rotation_B33)
+    away = _in_camera(answer.centre_B3, answer.rotation_B33, centre_B3.unsqueeze(-2)).squeeze(-2)
+    white = product(answer.whitening_B66, twist_from_pose(relative, away).unsqueeze(-1)).squeeze(-1)
+    log_det = answer.whitening_B66.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    if kind == "gaussian":
+        return (white.square().sum(-1) / 2 - log_det).mean() + 3 * math.log(2 * math.pi)
+    return (math.sqrt(2) * white.abs().sum(-1) - log_det).mean() + 3 * math.log(2)
 
 
 def _in_camera(centre_B3: Tensor, rotation_B33: Tensor, points_BN3: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from placecell.backbones import Backbone, Tap, backbone
 from placecell.families.regression.alignment import STRIDE, Aligned, Alignment, Surface
 from placecell.families.regression.config import Regression
+from placecell.families.regression.covariance import CovarianceHead
 from placecell.families.regression.heads import ROTATIONS, Grid, Head, auxiliary_heads, main_head
 
 _AUXILIARY_WEIGHT = 0.3
@@ -32,6 +34,17 @@ class Answer(NamedTuple):
     """The pose feature: what the last layer reads."""
     surface: Surface | None = None
     """What the align head says of the cells of the pictures."""
+    whitening_B66: Tensor | None = None
+    """A of the covariance (AᵀA)⁻¹ that the network expects its error to have; see `covariance`."""
+
+    def parts(self, count: int) -> list[Answer]:
+        """The answers of a batch in `count` equal parts, without what is known of cells."""
+        size = len(self.centre_B3) // count
+        tensors: dict[str, Any] = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        return [
+            self._replace(surface=None, **{name: value[i : i + size] for name, value in tensors.items()})
+            for i in range(0, size * count, size)
+        ]
 
 
 class PoseNetwork(nn.Module):
@@ -67,6 +80,9 @@ class PoseNetwork(nn.Module):
         self.head = _head(config, taps, grids)
         self.auxiliary = nn.ModuleList(auxiliary_heads(config, taps, grids) if config.auxiliary else [])
         self.from_raw = ROTATIONS[config.rotation][0]
+        self.together = config.loss == "likelihood"
+        evidence = 2 if isinstance(self.head, Alignment) else 0
+        self.covariance = CovarianceHead(self.head.features + evidence, scale) if config.covariance != "none" else None
         if config.loss in ("learned", "reprojection"):
             self.s_x = nn.Parameter(torch.tensor(float(config.s_x)))
             self.s_q = nn.Parameter(torch.tensor(float(config.s_q)))
@@ -74,10 +90,22 @@ class PoseNetwork(nn.Module):
     def forward(self, images_B3HW: Tensor, depth_B3HW: Tensor | None = None) -> list[Answer]:
         """The answer of the head, then in training those of the auxiliary heads."""
         maps = self._maps(images_B3HW, depth_B3HW)
-        answers = [self._answer(self.head, maps, 1.0)]
+        answers = [self._answer(self.head, maps, 1.0, main=True)]
         if self.training:
             answers += [self._answer(head, maps, _AUXILIARY_WEIGHT) for head in self.auxiliary]
         return answers
+
+    def passes(self, images_B3HW: Tensor, depth_B3HW: Tensor | None, count: int, seed: int) -> list[Answer]:
+        """So many answers a picture, each with other numbers dropped (Bayesian PoseNet); the encoder runs once.
+
+        Dropout is in the head alone, so the maps are the same for all passes.
+        """
+        maps = self._maps(images_B3HW, depth_B3HW)
+        told = {tap: maps[tap].repeat_interleave(count, dim=0) for tap in self.head.taps}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            together = self._answer(_dropping(self.head), told, 1.0, main=True)
+        return together.parts(len(images_B3HW))
 
     def drop_unused(self) -> None:
         """Drop what of the encoder no head reads; weights of the whole encoder have to be there before."""
@@ -98,11 +126,7 @@ class PoseNetwork(nn.Module):
         if not windows:
             raise ValueError(f"pictures of {tuple(images_B3HW.shape[-2:])} are smaller than windows of {self.crop}")
         joined = {tap: torch.cat([window[tap] for window in windows]) for tap in self.head.taps}
-        together = self._answer(self.head, joined, 1.0)
-        parts = (t.chunk(len(windows)) for t in together if isinstance(t, Tensor))
-        return [
-            Answer(centre, rotation, raw, 1.0, feature) for centre, rotation, raw, feature in zip(*parts, strict=True)
-        ]
+        return self._answer(self.head, joined, 1.0, main=True).parts(len(windows))
 
     def _maps(self, images_B3HW: Tensor, depth_B3HW: Tensor | None) -> dict[str, Tensor]:
         if (depth_B3HW is None) != (self.depth_backbone is None):
@@ -112,13 +136,19 @@ class PoseNetwork(nn.Module):
             maps[self.last] = torch.cat([maps[self.last], self.depth_backbone(depth_B3HW)[self.last]], dim=1)
         return maps
 
-    def _answer(self, head: nn.Module, maps: Maps, weight: float) -> Answer:
-        numbers = head(maps)
+    def _answer(self, head: nn.Module, maps: Maps, weight: float, *, main: bool = False) -> Answer:
+        """What a head says; of the main one with the covariance."""
+        numbers, told = head(maps), None
         if isinstance(numbers, Aligned):
-            centre, rotation, raw, feature, surface = numbers
-            return Answer(centre, rotation, raw, weight, feature, surface)
-        rotation = self.from_raw(numbers.raw_BK)
-        return Answer(self.scale * numbers.centre_B3, rotation, numbers.raw_BK, weight, numbers.feature_BD)
+            centre, rotation, raw, feature, surface, misfit = numbers
+            answer, told = Answer(centre, rotation, raw, weight, feature, surface), torch.cat([feature, misfit], dim=-1)
+        else:
+            rotation, told = self.from_raw(numbers.raw_BK), numbers.feature_BD
+            answer = Answer(self.scale * numbers.centre_B3, rotation, numbers.raw_BK, weight, told)
+        if self.covariance is None or not main:
+            return answer
+        # Learned beside the pose, the covariance must not move it.
+        return answer._replace(whitening_B66=self.covariance(told if self.together else told.detach()))
 
     def _windows(self, maps: Maps) -> Iterator[dict[str, Tensor]]:
         """The whole windows of the maps; finer maps have several cells to one of the coarsest."""
@@ -134,11 +164,21 @@ class PoseNetwork(nn.Module):
                 }
 
 
+def _dropping(head: nn.Module) -> nn.Module:
+    """A head with the same weights that drops numbers as in training; the head itself stays as it is."""
+    shared: dict[int, object] = {id(value): value for value in (*head.parameters(), *head.buffers())}
+    twin: nn.Module = deepcopy(head, shared)
+    for module in twin.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    return twin
+
+
 def _head(config: Regression, taps: Mapping[str, Tap], grids: Mapping[str, Grid]) -> Alignment | Head:
     if config.head != "align":
         return main_head(config, taps, grids)
     finest = next((name for name, tap in taps.items() if tap.stride == STRIDE), "")
-    return Alignment(taps, config.hidden, grids.get(finest, (1, 1)))
+    return Alignment(taps, config.hidden, grids.get(finest, (1, 1)), config.dropout)
 
 
 def _grids(network: Backbone, size: tuple[int, int]) -> dict[str, Grid]:

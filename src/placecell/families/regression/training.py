@@ -131,6 +131,7 @@ class RegressionTask:
         """The loss over all heads; and how far off the main one is, in scene units and degrees."""
         answers: list[Answer] = network(batch["images"], batch.get("depth"))
         total = torch.stack([answer.weight * self._loss(network, answer, batch, step) for answer in answers]).sum()
+        total = total + self._beside(answers[0], batch)
         if answers[0].surface is not None and "cell_depth" in batch:
             told = surface_loss(answers[0].surface, batch["cell_points"], batch["cell_depth"])
             total = total + self.config.surface_weight * told
@@ -142,6 +143,8 @@ class RegressionTask:
         truth, config, depth = (batch["centre"], batch["rotation"]), self.config, self.depth_range
         if config.loss == "beta":
             return losses.beta_loss(answer, *truth, beta=config.beta, norm=config.norm)
+        if config.loss == "likelihood" and config.covariance != "none":
+            return losses.likelihood_loss(answer, *truth, kind=config.covariance)
         if config.loss == "virtual-points":
             size = (batch["images"].shape[3], batch["images"].shape[2])
             return losses.virtual_points_loss(answer, *truth, matrix_B33=batch["K"], size=size, depths=depth)
@@ -156,6 +159,14 @@ class RegressionTask:
         # as they are would come as gradients a hundred times longer, and throw away what was learned.
         loss = loss.clamp_min(_LEAST_PX).log()
         return loss + 0.0 * (s_x + s_q)  # several devices wait for a gradient of every parameter
+
+    def _beside(self, answer: Answer, batch: Mapping[str, Tensor]) -> Tensor | float:
+        """The likelihood by which a covariance is learned beside the pose, which it must not move."""
+        kind = self.config.covariance
+        if answer.whitening_B66 is None or kind == "none" or self.config.loss == "likelihood":
+            return 0.0
+        apart = answer._replace(centre_B3=answer.centre_B3.detach(), rotation_B33=answer.rotation_B33.detach())
+        return losses.likelihood_loss(apart, batch["centre"], batch["rotation"], kind=kind)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Median errors over the held-out frames as they are, seen as in use by one central look; {} without any."""
