@@ -32,6 +32,10 @@ FAMILIES: dict[str, tuple[str, str]] = {
 """name -> family (hyper-parameters) and localizer (map), each as module:class; only maps of networks need torch."""
 
 
+COMBINED = {"ensemble": "placecell.combine.ensemble:Ensemble", "cascade": "placecell.combine.cascade:Cascade"}
+"""Maps that are made of maps, not built: name -> localizer."""
+
+
 def family(name: str) -> type[Family]:
     """The dataclass of a family's hyper-parameters.
 
@@ -49,7 +53,9 @@ def load_map(folder: Path, *, device: str = "cpu") -> Localizer:
         FormatError: a file of the map is damaged.
         MissingExtra: the map needs a package that is not installed.
     """
-    return cast("type[Localizer]", _load(_entry(load_info(folder).family)[1])).load(folder, device=device)
+    name = load_info(folder).family
+    address = COMBINED[name] if name in COMBINED else _entry(name)[1]
+    return cast("type[Localizer]", _load(address)).load(folder, device=device)
 
 
 def _entry(name: str) -> tuple[str, str]:

@@ -90,6 +90,15 @@ class PoseFeatures(Protocol):
 
 
 @runtime_checkable
+class Guidable(Protocol):
+    """A map that places a picture with less work when it is told about where it was taken."""
+
+    def localize_near(self, queries: Sequence[Query], priors: Sequence[Estimate]) -> list[Estimate]:
+        """As `localize`, from a first estimate of each; one without a pose, or wrong, costs time and nothing else."""
+        ...
+
+
+@runtime_checkable
 class Charted(Protocol):
     """A map that knows points of the place."""
 

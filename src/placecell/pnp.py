@@ -19,6 +19,8 @@ F = TypeVar("F", np.float32, np.float64)
 NOISE_PX = 0.7
 """Standard deviation of a feature's place, a pixel axis: what SIFT's residuals against well-seen points show."""
 _LEAST_VARIANCE = 1e-4
+_GAINS = (1e-3, 1e-5)
+"""Of the steps of refinement: the first solution chooses inliers anew, the second is the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +120,13 @@ def refine_pnp(
     covariance = None if point_covariance is None else np.asarray(point_covariance, np.float64)
     noise = np.broadcast_to(np.asarray(noise_px, np.float64), len(image))
     flat = camera.undistort(image)
-    for _ in range(2):
+    for gain in _GAINS:
         inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
         if inliers.sum() < 4:
             return PnP(None, inliers, None, float("nan"))
         chosen = None if covariance is None else covariance[inliers]
-        world_from_cam = _least_squares(points[inliers], flat[inliers], camera, world_from_cam, chosen, noise[inliers])
+        some = (points[inliers], flat[inliers], camera, world_from_cam, chosen, noise[inliers])
+        world_from_cam = _least_squares(*some, least_gain=gain)
     inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
     if inliers.sum() < 4:
         return PnP(None, inliers, None, float("nan"))
@@ -173,8 +176,13 @@ def _least_squares(
     world_from_cam: Pose,
     point_covariance: Array | None,
     noise_px: Noise,
+    *,
+    least_gain: float,
 ) -> Pose:
-    """Gauss-Newton with Cauchy's weights, damped when a step does not help; S stays that of the first pose."""
+    """Gauss-Newton with Cauchy's weights, damped when a step does not help; S stays that of the first pose.
+
+    Ends when a step lowers the sum by less than a share `least_gain` of it.
+    """
     whitening = _whitening(points_world, camera, world_from_cam, point_covariance, noise_px)
     damping, cost, best = 1e-9, float("inf"), world_from_cam
     for _ in range(15):
@@ -182,7 +190,7 @@ def _least_squares(
         now = float(np.log1p(squares).sum())
         if now <= cost:
             gain, cost, best = cost - now, now, world_from_cam
-            if gain < 1e-6 * (1.0 + now):
+            if gain < least_gain * (1.0 + now):
                 break
             weighted = jacobian * np.tile(1.0 / (1.0 + squares), 2)[:, None]
             hessian, gradient = weighted.T @ jacobian, weighted.T @ residuals

@@ -37,6 +37,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def strongest(self, count: int) -> Features:
+        """The first `count` of them."""
+        some = slice(count)
+        return Features(self.pixels[some], self.scales_px[some], self.angles_rad[some], self.descriptors[some])
+
 
 @dataclass(frozen=True)
 class Sift:

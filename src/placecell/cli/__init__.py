@@ -11,6 +11,7 @@ from io import TextIOWrapper
 VERBS = {
     "scene": "a video, photos or a data set -> a scene folder with poses (--check judges one)",
     "build": "a scene -> a map, by one of the families of methods",
+    "combine": "maps of one scene -> one map: an ensemble, or a cascade",
     "localize": "a map and pictures -> a run folder with a pose or a reason for each",
     "evaluate": "a run and its scene -> errors, recalls, and the floors to beat",
     "report": "a run and its scene -> one HTML page to look at",

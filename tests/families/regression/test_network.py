@@ -93,8 +93,8 @@ class TestTraining:
     @pytest.mark.parametrize("depth", [False, True])
     def test_every_parameter_learns(self, head: str, depth: bool) -> None:
         net = PoseNetwork(settings(head=head, depth=depth, auxiliary=True, dropout=0.2), 1.0)
-        answers = net(pictures(4), pictures(4, seed=1) if depth else None)
-        truth = (torch.randn(4, 3), torch.linalg.qr(torch.randn(4, 3, 3)).Q)
+        answers = net(pictures(5), pictures(5, seed=1) if depth else None)
+        truth = (torch.randn(5, 3), torch.linalg.qr(torch.randn(5, 3, 3)).Q)
         total = sum(answer.weight * learned_loss(answer, *truth, net.s_x, net.s_q) for answer in answers)
         assert isinstance(total, Tensor)
         (total + likelihood_loss(answers[0], *truth)).backward()

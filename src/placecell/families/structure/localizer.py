@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from placecell.camera import Camera
 from placecell.estimate import Estimate, Query
 from placecell.families.structure.codes import Codes
 from placecell.families.structure.config import Structure
+from placecell.families.structure.near import Projected, farthest_px, visible
 from placecell.families.structure.places import Places, gaps, lists
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pnp import PnP, refine_pnp, solve_pnp
@@ -27,6 +28,15 @@ from placecell.vlad import Vlad
 
 Indices = NDArray[np.int32]
 Points = NDArray[np.intp]
+
+_FIRST, _THEN = 200, 1000
+"""Features that correct a prior, and that then make the pose; of fewer than a thousand it is worse by a third."""
+_PICTURES = 30
+"""Those most like the query, whose points are looked for near a prior."""
+_ONCE = 1.25
+"""A prior whose points fall within so many times `radius_px` needs no correction first."""
+_FEWEST = 8
+"""Points about a feature that are compared with it, at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +72,15 @@ class StructureMap:
         """Place each picture; one without enough agreeing matches is refused with their number."""
         return [self._localize(query) for query in queries]
 
-    def _localize(self, query: Query) -> Estimate:
+    def localize_near(self, queries: Sequence[Query], priors: Sequence[Estimate]) -> list[Estimate]:
+        """Place each picture from about where a prior has it, with a fraction of the matching.
+
+        What the prior can see of the map is looked for where it should fall, within four of its standard deviations.
+        Where fewer than `enough` matches agree, or there is no prior, everything is searched as in `localize`.
+        """
+        return [self._localize(query, prior) for query, prior in zip(queries, priors, strict=True)]
+
+    def _localize(self, query: Query, prior: Estimate | None = None) -> Estimate:
         start = time.perf_counter()
         found, needed = None, self.family.least
         reason = query.defect
@@ -71,7 +89,9 @@ class StructureMap:
             if len(features) < self.family.least:
                 reason = f"{len(features)} features found, {self.family.least} needed; the picture is dark or blurred"
             else:
-                found, needed = self._search(features, query)
+                found = None if prior is None else self._verified(features, query, prior)
+                if found is None:
+                    found, needed = self._search(features, query)
         seconds = time.perf_counter() - start
         if found is None or found.world_from_cam is None or found.count < needed:
             count = 0 if found is None else found.count
@@ -103,11 +123,34 @@ class StructureMap:
         if best is None or best.world_from_cam is None or best.count < needed:
             return best, needed
         near = self._around(points[best.inliers], order, query.camera, best.world_from_cam)
-        found_points, chosen = self._guided(near, features, unit)
+        found_points, chosen = self._guided(near, features, unit, self.family.radius_px)
         more = self._refine(found_points, features.pixels[chosen], query, best.world_from_cam)
         if more.count < best.count:
             more = self._refine(points, pixels, query, best.world_from_cam)
         return more, self.family.least
+
+    def _verified(self, features: Features, query: Query, prior: Estimate) -> PnP | None:
+        """The pose near a prior on which enough matches agree; None where they do not."""
+        pose, camera = prior.world_from_cam, query.camera
+        if pose is None:
+            return None
+        features = features.strongest(_THEN)
+        unit, narrow = as_unit(features.descriptors), self.family.radius_px
+        order = self._likely(features)
+        asked = order if self.vlad is None else order[:_PICTURES]
+        near = visible(self.points, self.seen_point, self.seen_start, camera, pose, asked)
+        wide = farthest_px(self.points[near.points], camera, pose, prior.covariance, narrow)
+        if wide > _ONCE * narrow:
+            points, chosen = self._guided(near, features.strongest(_FIRST), unit, wide)
+            pixels, max_error_px = features.pixels[chosen], self.family.max_error_px
+            first = solve_pnp(self.points[points], pixels, camera, max_error_px=max_error_px, refine=False)
+            if first.world_from_cam is None or first.count < self.family.least:
+                return None
+            pose = first.world_from_cam
+            near, wide = near.seen_from(self.points, camera, pose), narrow
+        points, chosen = self._guided(near, features, unit, wide)
+        found = self._refine(points, features.pixels[chosen], query, pose)
+        return found if found.world_from_cam is not None and found.count >= self.family.enough else None
 
     def _likely(self, features: Features) -> Points:
         """The pictures of the map, those most like the query first; all alike where the map cannot tell."""
@@ -143,23 +186,37 @@ class StructureMap:
             max_error_px=self.family.max_error_px,
         )
 
+    def _covisible(self, order: Points) -> Points:
+        """The pictures among which the 3D-to-2D search chooses."""
+        return order if self.vlad is None else order[: 2 * self.family.covisible]
+
     def _around(self, seen: Points, order: Points, camera: Camera, world_from_cam: Pose) -> Projected:
         """The points of the pictures that share most with those seen, where they fall on the query."""
         mark = np.zeros(len(self.points), dtype=np.int32)
         mark[seen] = 1
-        likely = order if self.vlad is None else order[: 2 * self.family.covisible]
+        likely = self._covisible(order)
         shared = np.array([mark[self._seen_by(picture)].sum() for picture in likely])
         near = self._points_of(likely[np.argsort(-shared, kind="stable")[: self.family.covisible]])
         pixels = camera.project(world_from_cam.inv.apply(self.points[near]))
         inside = camera.contains(pixels)
         return Projected(near[inside], pixels[inside])
 
-    def _guided(self, near: Projected, features: Features, unit: NDArray[np.float32]) -> tuple[Points, Points]:
-        """3D-to-2D matches (points, features): the best within `radius_px` of where a point falls, each used once."""
-        radius_px = self.family.radius_px
-        distance, index = KDTree(features.pixels).query(near.pixels, k=4, distance_upper_bound=radius_px)
-        which, rank = np.nonzero(np.isfinite(np.asarray(distance)))
-        feature = np.asarray(index)[which, rank]
+    def _guided(
+        self, near: Projected, features: Features, unit: NDArray[np.float32], radius_px: float
+    ) -> tuple[Points, Points]:
+        """3D-to-2D matches (points, features): the likest within a radius of each other, each used once.
+
+        All the points take part: where the right one is left out, a neighbour that is nearly alike takes its feature.
+        """
+        if not len(near.points):
+            return near.points, near.points
+        crowd = len(near.points) * math.pi * radius_px**2 / np.prod(np.ptp(near.pixels, axis=0) + 1.0)
+        most = min(len(near.points), max(_FEWEST, math.ceil(3 * crowd)))
+        tree = KDTree(near.pixels, balanced_tree=False, compact_nodes=False)
+        distance, index = tree.query(features.pixels, k=most, distance_upper_bound=radius_px)
+        distance, index = (np.asarray(found).reshape(len(features), -1) for found in (distance, index))
+        feature, rank = np.nonzero(np.isfinite(distance))
+        which = index[feature, rank]
         seen = np.unique(which)
         rows = np.zeros(len(near.points), np.intp)
         rows[seen] = np.arange(len(seen))
@@ -211,13 +268,6 @@ class StructureMap:
             vlad=None if family.at_once else Vlad.from_tensors(tensors),
             vectors=vectors.astype(np.float32),
         )
-
-
-class Projected(NamedTuple):
-    """Points of the map and the pixels they fall on."""
-
-    points: Points
-    pixels: Array
 
 
 def _first_of_each(values: Points) -> NDArray[np.bool_]:
