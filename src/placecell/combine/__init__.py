@@ -1,0 +1,1 @@
+"""Localizers made of localizers."""
