@@ -76,7 +76,7 @@ def _from_json(row: Mapping[str, Any]) -> Calibration:
         scaling=Scaling(_numbers(scaling["factors"], 6), None if typical is None else _numbers(typical, 6)),
         conformal=Conformal(**{key: float(row["conformal"][key]) for key in ("coverage", "distance", "angle")}),
         scale=Scale(tuple(scale["kinds"]), _numbers(scale["middle"]), _numbers(scale["spread"])),
-        confidence=Confidence(*(_numbers(confidence[key]) for key in ("weights", "scores", "levels"))),
+        confidence=Confidence(_numbers(confidence["weights"]), *_numbers([confidence["offset"], confidence["most"]])),
         familiarity=Familiarity(_numbers(known["strangeness"]), int(known["answers"])),
         accept_at=float(row["accept_at"]),
         **{key: int(row[key]) for key in ("frames", "answered", "damaged", "elsewhere")},
@@ -85,8 +85,8 @@ def _from_json(row: Mapping[str, Any]) -> Calibration:
     lengths = {len(found.scale.middle), len(found.scale.spread), len(found.confidence.weights)}
     if lengths != {kinds} or not set(found.scale.kinds) <= set(KINDS):
         raise ValueError(f"kinds {found.scale.kinds} with {lengths} values")
-    if len(found.confidence.scores) != len(found.confidence.levels) or not found.familiarity.strangeness:
-        raise ValueError("lists of unequal lengths")
+    if not found.familiarity.strangeness:
+        raise ValueError("no strangeness")
     return found
 
 
