@@ -78,7 +78,8 @@ class TestFolder:
         scene = scene_of()
         assert (info.family, info.scene, info.scene_fingerprint) == ("toy", "room", scene.fingerprint)
         assert (info.labels, info.metric, info.seed) == ("by hand", True, 7)
-        assert info.extra == {"camera": {"model": "pinhole"}, "note": "größe"}
+        assert info.extra.keys() == {"camera", "note", "seen"}
+        assert (info.extra["camera"], info.extra["note"]) == ({"model": "pinhole"}, "größe")
         assert info.versions["numpy"] == np.__version__ == versions()["numpy"]
 
     def test_arrays_that_are_views_are_written_in_their_order(self, info: MapInfo, tmp_path: Path) -> None:

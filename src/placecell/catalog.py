@@ -45,8 +45,11 @@ def family(name: str) -> type[Family]:
     return cast("type[Family]", _load(_entry(name)[0]))
 
 
-def load_map(folder: Path, *, device: str = "cpu") -> Localizer:
-    """The map in a folder, whatever its family.
+_CALIBRATED = "placecell.combine.calibrated:Calibrated"
+
+
+def load_map(folder: Path, *, device: str = "cpu", calibrated: bool = True) -> Localizer:
+    """The map in a folder, whatever its family; with its calibration, where there is one and it is wanted.
 
     Raises:
         MapError: not a map, or of a family this version does not know.
@@ -55,6 +58,8 @@ def load_map(folder: Path, *, device: str = "cpu") -> Localizer:
     """
     name = load_info(folder).family
     address = COMBINED[name] if name in COMBINED else _entry(name)[1]
+    if calibrated and (folder / "calibration.json").is_file():
+        address = _CALIBRATED
     return cast("type[Localizer]", _load(address)).load(folder, device=device)
 
 

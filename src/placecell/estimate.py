@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
 from placecell.errors import FormatError
-from placecell.pose import Array, Pose
+from placecell.pose import Array, Pose, PoseError
 from placecell.scene import field_of, pose_from_json, pose_to_json
 
 
@@ -50,6 +50,15 @@ class Query:
         return None
 
 
+class Radii(NamedTuple):
+    """How far the truth may be from an answer: each of the two holds for the stated share of answers."""
+
+    coverage: float
+    distance: float
+    """Between the camera centres, in the unit of the scene."""
+    angle_deg: float
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """Where a picture was taken, and how sure that is; or why there is no answer."""
@@ -59,17 +68,34 @@ class Estimate:
     covariance: Array | None = None
     """(6, 6), right perturbation of `world_from_cam` in camera axes, (rx ry rz tx ty tz), rad and scene unit."""
     confidence: float | None = None
-    """Probability that the error is below the threshold named in map.json; None when not calibrated."""
+    """Probability that the error is below the threshold of calibration.json; 0 without a pose, None when not
+    calibrated."""
     inliers: int | None = None
     reason: str | None = None
     """Why there is no pose; None when there is one."""
     seconds: float | None = None
+    radii: Radii | None = None
+    """Conformal: of a calibrated map."""
+    familiarity: float | None = None
+    """Share of pictures of the place that look at least as strange to the map (a p-value); None when not calibrated."""
+    map: str | None = None
+    """Of several maps asked, the one that answers: the pose is in its world."""
+    also: tuple[str, ...] = ()
+    """The others of them that take the picture for one of their place."""
 
     def __post_init__(self) -> None:
         if (self.world_from_cam is None) == (self.reason is None):
             raise ValueError("an estimate has either a pose or a reason")
         if self.covariance is not None and not _is_covariance(self.covariance):
             raise ValueError("a covariance is (6, 6), finite and symmetric")
+
+    @property
+    def sigma(self) -> PoseError | None:
+        """Predicted error: sqrt of the trace of the position and of the rotation block; None where Σ is not usable."""
+        if self.covariance is None or not is_definite(self.covariance):
+            return None
+        variance = np.diag(self.covariance)
+        return PoseError(float(np.sqrt(variance[3:].sum())), float(np.degrees(np.sqrt(variance[:3].sum()))))
 
     @classmethod
     def refusal(cls, name: str, reason: str, seconds: float | None = None) -> Estimate:
@@ -82,10 +108,16 @@ def estimate_to_json(estimate: Estimate) -> dict[str, Any]:
     row: dict[str, Any] = {"name": estimate.name, **pose_to_json(estimate.world_from_cam)}
     if estimate.covariance is not None:
         row["covariance"] = estimate.covariance[np.triu_indices(6)].tolist()
-    for key, kind in (("confidence", float), ("inliers", int), ("reason", str), ("seconds", float)):
+    for key, kind in (("confidence", float), ("inliers", int), ("reason", str), ("seconds", float), ("map", str)):
         value = getattr(estimate, key)
         if value is not None:
             row[key] = kind(value)  # numpy scalars are not JSON
+    if estimate.radii is not None:
+        row["radii"] = {key: float(value) for key, value in estimate.radii._asdict().items()}
+    if estimate.familiarity is not None:
+        row["familiarity"] = float(estimate.familiarity)
+    if estimate.also:
+        row["also"] = list(estimate.also)
     return row
 
 
@@ -104,7 +136,23 @@ def estimate_from_json(row: dict[str, Any]) -> Estimate:
         inliers=row.get("inliers"),
         reason=row.get("reason"),
         seconds=row.get("seconds"),
+        radii=None if row.get("radii") is None else Radii(**field_of(row, "radii", dict)),
+        familiarity=row.get("familiarity"),
+        map=row.get("map"),
+        also=tuple(map(str, row.get("also", ()))),
     )
+
+
+def is_definite(covariance: Array) -> bool:
+    """Whether a (6, 6) covariance can be inverted: its correlations have no eigenvalue below 1e-9, the axes' units
+    notwithstanding."""
+    variance = np.diag(covariance)
+    if not (np.isfinite(covariance).all() and (variance > 0).all()):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = np.sqrt(variance)
+        correlation = covariance / deviation / deviation[:, None]
+    return bool(np.isfinite(correlation).all() and np.linalg.eigvalsh(correlation)[0] > 1e-9)
 
 
 def _is_covariance(matrix: Array) -> bool:

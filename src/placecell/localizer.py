@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,19 +23,23 @@ from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.log import Log
 from placecell.points import PointCloud
-from placecell.scene import Scene, camera_to_json, field_of, read_json
+from placecell.scene import Frame, Scene, camera_to_json, field_of, read_json
 
 FORMAT = 1
 Tensors = Mapping[str, NDArray[Any]]
 
 
-@runtime_checkable
-class Localizer(Protocol):
-    """A map that answers: pictures in, poses or reasons out."""
+class Answering(Protocol):
+    """What answers: pictures in, poses or reasons out."""
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """One estimate a query, same order; a picture that cannot be placed is an Estimate with a reason."""
         ...
+
+
+@runtime_checkable
+class Localizer(Answering, Protocol):
+    """A map that answers."""
 
     def save(self, folder: Path) -> None:
         """Write the map folder, whole or not at all."""
@@ -125,8 +130,14 @@ class MapInfo:
 
     @classmethod
     def of(cls, family: Family, scene: Scene, seed: int, **extra: Any) -> MapInfo:
-        """The description of a map built by `family` from `scene` now; `extra["camera"]` is the commonest camera."""
-        camera, _ = Counter(frame.camera for frame in scene.split("train").frames).most_common(1)[0]
+        """The description of a map built by `family` from `scene` now.
+
+        `extra["camera"]` is the commonest camera; `extra["seen"]` tells which frames it was built from: all posed
+        training frames, unless given (`marks_of`).
+        """
+        training = scene.split("train")
+        camera, _ = Counter(frame.camera for frame in training.frames).most_common(1)[0]
+        seen = marks_of(training.posed)
         return cls(
             family=family.name,
             config=config_to_json(family),
@@ -135,9 +146,51 @@ class MapInfo:
             labels=scene.labels,
             metric=scene.metric,
             seed=seed,
-            extra={"camera": camera_to_json(scene.cameras[camera]), **extra},
+            extra={"camera": camera_to_json(scene.cameras[camera]), "seen": seen, **extra},
             versions=versions(),
         )
+
+    def unseen(self, scene: Scene) -> tuple[Frame, ...]:
+        """The posed frames of a scene that the map was not built from.
+
+        Raises:
+            MapError: the map does not tell.
+        """
+        if isinstance(text := self.extra.get("seen"), str):
+            marks = _marks_from(text)
+            return tuple(frame for frame in scene.posed if _mark(frame.name) not in marks)
+        if self.scene_fingerprint == scene.fingerprint:  # maps of earlier versions, of all training frames
+            return scene.split("test").posed
+        raise MapError(
+            f"the map of {self.scene} does not say which frames it was built from, and scene {scene.name} has others "
+            "than its own; build it again"
+        )
+
+
+_MARK = 4
+"""Bytes of a frame's mark: of 10 000 frames seen, one in 400 000 others is taken for one of them."""
+
+
+def _mark(name: str) -> bytes:
+    return hashlib.sha256(name.encode("utf-8", "backslashreplace")).digest()[:_MARK]
+
+
+def marks_of(frames: Iterable[Frame]) -> str:
+    """Frames as map.json keeps which a map has seen: sorted digests of their names, six characters a frame."""
+    return base64.b64encode(b"".join(sorted(_mark(frame.name) for frame in frames))).decode("ascii")
+
+
+def _marks_from(text: str) -> frozenset[bytes]:
+    """Inverse of `marks_of`.
+
+    Raises:
+        FormatError: it is none.
+    """
+    try:
+        marks = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise FormatError(f"map.json: extra.seen is damaged ({error}); build the map again") from error
+    return frozenset(marks[begin : begin + _MARK] for begin in range(0, len(marks), _MARK))
 
 
 def save_map(

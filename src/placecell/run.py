@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from placecell import atomic
 from placecell.errors import FormatError, ImageError, PlacecellError, SceneError
 from placecell.estimate import Estimate, Query, dump_predictions, read_predictions
 from placecell.images import load_query
-from placecell.localizer import Localizer, load_info, map_fingerprint, versions
+from placecell.localizer import Answering, load_info, map_fingerprint, versions
 from placecell.log import Log
 from placecell.scene import Frame, Scene, field_of, read_json
 
@@ -39,7 +40,8 @@ class RunInfo:
     """What run.json says."""
 
     map: dict[str, str]
-    """`family`, `fingerprint`, and `scene`, `scene_fingerprint` the map was built from."""
+    """`family`, `fingerprint`, and `scene`, `scene_fingerprint` the map was built from; `calibration`, the SHA-256 of
+    its file, where there is one. Of several maps: each of these, joined by `, `."""
     scene: dict[str, str] | None
     """`name`, `fingerprint`, `labels`, `split` of the scene that was asked; None for pictures without one."""
     device: str
@@ -49,6 +51,8 @@ class RunInfo:
     seconds: float
     """Wall time; of its last part, where the run was interrupted."""
     images: int
+    min_confidence: float | None = None
+    """Answers of less were refused; None where none was for that."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -100,7 +104,7 @@ def asked_of(scene: Scene, frames: Sequence[Frame], *, depth: bool = False) -> l
     return [Asked(frame.name, loader(frame)) for frame in frames]
 
 
-def localize_all(localizer: Localizer, asked: Sequence[Asked], *, at_once: int = _AT_ONCE) -> Iterator[Estimate]:
+def localize_all(localizer: Answering, asked: Sequence[Asked], *, at_once: int = _AT_ONCE) -> Iterator[Estimate]:
     """Answers in order; a picture that cannot be read is an answer with a reason, and the rest goes on."""
     for begin in range(0, len(asked), at_once):
         queries, unread = [], {}
@@ -116,28 +120,31 @@ def localize_all(localizer: Localizer, asked: Sequence[Asked], *, at_once: int =
 
 def localize_into(
     folder: Path,
-    localizer: Localizer,
-    map_folder: Path,
+    localizer: Answering,
+    map_folder: Path | Sequence[Path],
     asked: Sequence[Asked],
     *,
     scene: dict[str, str] | None,
     threads: int,
     device: str = "cpu",
+    least: float | None = None,
     overwrite: bool = False,
     log: Log,
 ) -> list[Estimate]:
     """Answer every picture and write the run folder; answers already there from an interrupted run are kept.
 
     Args:
+        map_folder: where the map lies; of several, if the localizer chooses among them, each.
+        least: confidence below which the localizer refuses; None where it does not.
         overwrite: replace a finished run, and an interrupted one of another map or other pictures.
 
     Raises:
         PlacecellError: the folder holds something else already, cannot be written, or the disk is full; what was
             answered until then is kept, and the same call goes on.
     """
-    of_map = _map_told(map_folder)
+    of_map = _map_told(map_folder) if isinstance(map_folder, Path) else _maps_told(map_folder)
     pictures = [[item.name, item.state] for item in asked]
-    identity = {"map": of_map, "scene": scene, "pictures": pictures, "versions": versions()}
+    identity = {"map": of_map, "scene": scene, "pictures": pictures, "versions": versions(), "least": least}
     with _plain_errors(folder):
         answers = _begin(folder, identity, overwrite=overwrite)
         if answers:
@@ -158,6 +165,7 @@ def localize_into(
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - clock, 3),
             images=len(asked),
+            min_confidence=least,
         )
         atomic.write_text(folder / "run.json", json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
         (folder / _UNFINISHED).unlink()
@@ -211,12 +219,22 @@ def _answered(folder: Path, names: Sequence[str]) -> list[Estimate]:
 
 
 def _map_told(folder: Path) -> dict[str, str]:
-    info = load_info(folder)
-    return {
+    info, calibration = load_info(folder), folder / "calibration.json"
+    told = {
         "family": info.family,
         "fingerprint": map_fingerprint(folder),
         "scene": info.scene,
         "scene_fingerprint": info.scene_fingerprint,
+    }
+    if calibration.is_file():
+        told["calibration"] = hashlib.sha256(calibration.read_bytes()).hexdigest()[:16]
+    return told
+
+
+def _maps_told(folders: Sequence[Path]) -> dict[str, str]:
+    told = [_map_told(folder) for folder in folders]
+    return {
+        key: ", ".join(row.get(key, "none") for row in told) for key in dict.fromkeys(k for row in told for k in row)
     }
 
 

@@ -11,6 +11,7 @@ from io import TextIOWrapper
 VERBS = {
     "scene": "a video, photos or a data set -> a scene folder with poses (--check judges one)",
     "build": "a scene -> a map, by one of the families of methods",
+    "calibrate": "a map and its scene -> the map says how sure it is, and means it",
     "combine": "maps of one scene -> one map: an ensemble, or a cascade",
     "localize": "a map and pictures -> a run folder with a pose or a reason for each",
     "evaluate": "a run and its scene -> errors, recalls, and the floors to beat",
@@ -34,6 +35,7 @@ HELP = """placecell: know where a camera was, from one picture
 
 _AFTER_STOP = {
     **dict.fromkeys(("scene", "localize", "fetch"), "the same command goes on from here"),
+    "calibrate": "with --folds, finished maps are kept for the same command",
     "build": "with the same command a training goes on, anything else begins again",
 }
 

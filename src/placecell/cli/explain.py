@@ -61,7 +61,7 @@ def explain(
     if limit < 1 or (focal_px is not None and not 0 < focal_px < 1e6):
         raise PlacecellError("--limit counts pictures from 1, --focal-px is a length in pixels")
     atomic.require_new(out, replace=overwrite)
-    info, localizer, log = load_info(map), catalog.load_map(map, device=device), Terminal()
+    info, localizer, log = load_info(map), catalog.load_map(map, device=device, calibrated=False), Terminal()
     if not isinstance(localizer, (Salient, PoseFeatures)):
         raise MapError(f"{map}: {info.family} maps do not tell what they see; name a regression or retrieval map")
     scene = Scene.load(pictures) if (pictures / "scene.json").is_file() else None

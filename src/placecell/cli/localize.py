@@ -1,9 +1,10 @@
-"""placecell localize MAP IMAGES|SCENE RUN"""
+"""placecell localize MAP IMAGES|SCENE RUN, or of several maps: --maps MAP … -- IMAGES|SCENE RUN"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,11 +14,12 @@ import tyro
 from placecell import catalog
 from placecell.camera import Camera
 from placecell.cli.terminal import Terminal, finish, parse
+from placecell.combine.calibrated import Calibrated
 from placecell.errors import MapError, PlacecellError, SceneError
 from placecell.estimate import Estimate, Query
 from placecell.exif import Exif, camera_guess
 from placecell.images import picture_files, read_exif, read_image
-from placecell.localizer import Localizer, MapInfo, load_info
+from placecell.localizer import Answering, Localizer, MapInfo, load_info
 from placecell.log import Log
 from placecell.run import Asked, asked_of, localize_into
 from placecell.scene import Scene, camera_from_json
@@ -29,7 +31,12 @@ _SHOWN = 5
 
 def main(words: Sequence[str]) -> None:
     """Localize pictures."""
-    parse("localize", localize, words)
+    if any(word == "--maps" or word.startswith("--maps=") for word in words):
+        from placecell.cli.among import localize_among
+
+        localize_among(words)
+    else:
+        parse("localize", localize, words)
 
 
 def localize(
@@ -38,11 +45,14 @@ def localize(
     run: Annotated[Path, tyro.conf.Positional],
     split: Literal["train", "test", "all"] = "test",
     focal_px: float | None = None,
+    min_confidence: float | None = None,
     threads: int = 2,
     device: Literal["cpu", "cuda"] = "cpu",
     overwrite: bool = False,
 ) -> None:
     """Answer where pictures were taken: a pose with its covariance, or the reason why there is none.
+
+    `placecell localize --maps MAP MAP -- IMAGES RUN` asks several calibrated maps, and tells which knows a picture.
 
     Args:
         map: Map folder.
@@ -51,35 +61,75 @@ def localize(
         split: Which frames of a scene are asked.
         focal_px: Focal length of pictures without a scene, at their size; otherwise that of the map's camera where the
             shape fits, else from EXIF, else guessed.
+        min_confidence: Refuse answers of less confidence, of a calibrated map; answers are counted as sure at its own
+            threshold.
         threads: Processor threads.
         device: cpu, or cuda for families with networks.
         overwrite: Replace a finished run.
     """
     import cv2
 
-    if threads < 1 or (focal_px is not None and not 0 < focal_px < 1e6):
-        raise PlacecellError("--threads counts from 1, --focal-px is a length in pixels, often 1.2 times the width")
+    require_sense(threads, focal_px, min_confidence)
     cv2.setNumThreads(threads)
     log, info = Terminal(), load_info(map)
     guessed: list[str] = []
     scene = Scene.load(pictures) if (pictures / "scene.json").is_file() else None
-    localizer = catalog.load_map(map, device=device)
+    localizer = accepting(map, catalog.load_map(map, device=device), min_confidence)
     if scene is None:
         asked = photos_at(pictures, camera_of_map(info), focal_px, guessed)
     else:
         asked = frames_asked(scene, split, focal_px, depth=wants_depth(localizer))
-    told = None if scene is None else _told(scene, split)
     found = localize_into(
-        run, localizer, map, asked, scene=told, threads=threads, device=device, overwrite=overwrite, log=log
+        run,
+        localizer,
+        map,
+        asked,
+        scene=told_of(scene, split),
+        threads=threads,
+        device=device,
+        least=min_confidence,
+        overwrite=overwrite,
+        log=log,
     )
     warn_of(found, guessed, log)
+    sure = ""
+    if isinstance(localizer, Calibrated):
+        own = localizer.calibration
+        count = sum((estimate.confidence or 0.0) >= own.accept_at for estimate in found)
+        sure = f", {count} of them surely within {own.threshold.name} (confidence {own.accept_at:.3f} or more)"
+    finish(f"{run}: {placed(found)}{sure}", _following(run, pictures, scene, info))
+
+
+def require_sense(threads: int, focal_px: float | None, min_confidence: float | None) -> None:
+    """Raises PlacecellError for numbers that mean nothing."""
+    if threads < 1 or (focal_px is not None and not 0 < focal_px < 1e6):
+        raise PlacecellError("--threads counts from 1, --focal-px is a length in pixels, often 1.2 times the width")
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise PlacecellError(f"--min-confidence {min_confidence:g}: a probability is within 0 and 1")
+
+
+def accepting(map: Path, localizer: Localizer, min_confidence: float | None) -> Localizer:
+    """The map, refusing what it is less sure of.
+
+    Raises:
+        MapError: it is not calibrated, so it is not sure of anything.
+    """
+    if min_confidence is None:
+        return localizer
+    if not isinstance(localizer, Calibrated):
+        raise MapError(f"{map} states no confidence; calibrate it first: placecell calibrate {map} SCENE")
+    return replace(localizer, least=min_confidence)
+
+
+def placed(found: Sequence[Estimate]) -> str:
+    """How many pictures were placed, and how fast."""
     seconds = [estimate.seconds for estimate in found if estimate.seconds is not None]
     pace = f", median {1e3 * float(np.median(seconds)):.0f} ms a picture" if seconds else ""
     answered = sum(estimate.world_from_cam is not None for estimate in found)
-    finish(f"{run}: {answered} of {len(found)} pictures placed{pace}", _following(run, pictures, scene, info))
+    return f"{answered} of {len(found)} pictures placed{pace}"
 
 
-def wants_depth(localizer: Localizer) -> bool:
+def wants_depth(localizer: Answering) -> bool:
     """Whether a map needs the depth of the pictures it places."""
     return bool(getattr(localizer, "wants_depth", False))
 
@@ -101,7 +151,10 @@ def frames_asked(
     return asked_of(scene, frames, depth=depth)
 
 
-def _told(scene: Scene, split: str) -> dict[str, str]:
+def told_of(scene: Scene | None, split: str) -> dict[str, str] | None:
+    """What run.json says of the scene that is asked."""
+    if scene is None:
+        return None
     return {"name": scene.name, "fingerprint": scene.fingerprint, "labels": scene.labels, "split": split}
 
 

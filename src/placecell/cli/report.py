@@ -87,7 +87,7 @@ def _map_told(folder: Path, run: RunInfo) -> dict[str, Any]:
 def _map_at(map: Path, log: Terminal) -> Localizer | None:
     """The map itself; None, with a warning, where the page can do without it."""
     try:
-        return catalog.load_map(map)
+        return catalog.load_map(map, calibrated=False)
     except MissingExtra as error:
         log.warn(f"the page does not show what the map sees: {error}")
         return None

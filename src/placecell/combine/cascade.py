@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from placecell import catalog
 from placecell.combine.members import info_of, load_members, save_members
 from placecell.errors import MapError
 from placecell.estimate import Estimate, Query
@@ -32,10 +33,8 @@ class Cascade:
         Raises:
             MapError: they are of different places or ground truths, or the second cannot be guided.
         """
-        from placecell import catalog
-
         info = info_of("cascade", {"sure": sure}, (cheap, precise))
-        second = catalog.load_map(precise, device=device)
+        second = catalog.load_map(precise, device=device, calibrated=False)
         _require_guidable(second, precise)
         return cls(info, catalog.load_map(cheap, device=device), second)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from placecell import catalog
 from placecell.combine.fusion import Fused, information, mixture
 from placecell.combine.members import info_of, load_members, save_members
 from placecell.estimate import Estimate, Query
@@ -30,8 +31,6 @@ class Ensemble:
         Raises:
             MapError: no map, or maps of different places or ground truths.
         """
-        from placecell import catalog
-
         info = info_of("ensemble", {"how": how}, folders)
         return cls(info, tuple(catalog.load_map(folder, device=device) for folder in folders))
 
