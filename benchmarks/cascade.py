@@ -1,0 +1,153 @@
+"""What a cascade saves, into docs/benchmarks.md: `make bench-uncertainty`.
+
+    python benchmarks/cascade.py structure.map coordinates=fast.map regression=pose.map
+
+The structure map of the red kitchen is asked its test frames as it is, and guided by each of the other maps, in one
+run. Finding features takes the same either way and is timed apart: what is left is retrieval, matching, RANSAC and
+refinement. Needs the real frames ($PLACECELL_DATA, default ../shared/data).
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from core import judged, kitchen
+from harder import named
+from page import ROOT, markdown, put, stamp
+
+from placecell.atomic import write_text
+from placecell.catalog import load_map
+from placecell.errors import MapError
+from placecell.estimate import Estimate, Query
+from placecell.families.structure import StructureMap
+from placecell.images import load_query
+from placecell.scene import Scene
+from placecell.sift import Sift
+
+MEASURED = ROOT / "benchmarks" / "measured" / "cascade.json"
+HEADER = (
+    "asked",
+    "cm",
+    "deg",
+    "1cm/1deg",
+    "searched everything",
+    "first map ms",
+    "matching to pose ms",
+    "p95",
+    "share",
+)
+
+
+class Watch:
+    """Times what is called through it."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its seconds kept."""
+
+        def timed(*given: Any, **more: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*given, **more)
+            finally:
+                self.seconds.append(time.perf_counter() - start)
+
+        return timed
+
+
+def asked(scene: Scene, first: Any, answer: Callable[[Query, Estimate | None], Estimate]) -> dict[str, Any]:
+    """How the test frames are answered, and what of the time is not the finding of features."""
+    features, whole, answers, cheap, rest = Watch(), Watch(), [], [], []
+    detect, search = Sift.detect, StructureMap._search
+    try:
+        Sift.detect = features.around(detect)  # type: ignore[method-assign]
+        StructureMap._search = whole.around(search)  # type: ignore[method-assign]
+        for frame in scene.split("test").posed:
+            query = load_query(scene, frame)
+            prior = None if first is None else first.localize([query])[0]
+            found = answer(query, prior)
+            answers.append(found)
+            cheap.append(0.0 if prior is None else prior.seconds or 0.0)
+            rest.append((found.seconds or 0.0) - features.seconds[-1])
+    finally:
+        Sift.detect, StructureMap._search = detect, search  # type: ignore[method-assign]
+    overall = judged(scene, answers).overall
+    return {
+        "cm": 100 * overall.median_distance,
+        "deg": overall.median_angle_deg,
+        "recall": 100 * overall.recalls["1cm/1deg"],
+        "searched": len(whole.seconds),
+        "frames": len(answers),
+        "cheap_ms": 1e3 * float(np.median(cheap)),
+        "ms": 1e3 * float(np.median(rest)),
+        "ms_p95": 1e3 * float(np.quantile(rest, 0.95)),
+    }
+
+
+def measure(structure: Path, others: Sequence[tuple[str, Path]]) -> None:
+    """One line for the map alone, and one guided by each other map."""
+    scene, found = kitchen("sfm"), load_map(structure, calibrated=False)
+    if not isinstance(found, StructureMap):
+        raise MapError(f"{structure}: not of family structure; name a structure map first")
+    for frame in scene.split("test").posed[:3]:
+        found.localize([load_query(scene, frame)])  # what is loaded at first use
+    rows = {"structure alone": asked(scene, None, lambda query, _: found.localize([query])[0])}
+    for name, folder in others:
+        first: Any = load_map(folder)
+        rows[f"guided by {name}"] = asked(
+            scene, first, lambda query, prior: found.localize_near([query], [] if prior is None else [prior])[0]
+        )
+    write_text(MEASURED, json.dumps({"rows": rows, "stamp": stamp()}, indent=1) + "\n")
+
+
+def page() -> None:
+    """Write the section."""
+    if not MEASURED.is_file():
+        put("cascade", ["Not measured yet.", ""])
+        return
+    rows = json.loads(MEASURED.read_text(encoding="utf-8"))["rows"]
+    alone = next(iter(rows.values()))["ms"]
+    lines = [
+        (
+            name,
+            f"{row['cm']:.2f}",
+            f"{row['deg']:.3f}",
+            f"{row['recall']:.1f}",
+            f"{row['searched']} of {row['frames']}",
+            f"{row['cheap_ms']:.0f}",
+            f"{row['ms']:.1f}",
+            f"{row['ms_p95']:.1f}",
+            f"{row['ms'] / alone:.2f}",
+        )
+        for name, row in rows.items()
+    ]
+    put("cascade", ["Red kitchen, sfm labels, 300 test frames, two threads:", "", *markdown(HEADER, lines), ""])
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("structure", type=Path, nargs="?", help="the map that matches")
+    parser.add_argument("others", nargs="*", type=named, help="maps that guide it, as name=folder")
+    given = parser.parse_args(words)
+    cv2.setNumThreads(2)
+    if given.structure is not None:
+        measure(given.structure, given.others)
+    page()
+
+
+if __name__ == "__main__":
+    main()
