@@ -1,8 +1,8 @@
 """How sure maps are, and whether they may be, into docs/benchmarks.md: `make bench-uncertainty`.
 
-    python benchmarks/uncertainty.py structure=kitchen.map coordinates=fast.map    what is not measured yet, then the page
-    python benchmarks/uncertainty.py structure=kitchen.map --again                 this map anew; maps of folds are kept
-    python benchmarks/uncertainty.py --page                                        the page alone, from what is measured
+    python benchmarks/uncertainty.py structure=kitchen.map learned=fast.map    what is not measured yet, then the page
+    python benchmarks/uncertainty.py structure=kitchen.map --again             this map anew; maps of folds are kept
+    python benchmarks/uncertainty.py --page                                    the page alone, from what is measured
 
 Each map of the red kitchen is calibrated by maps that are built like it without a part of the training sequences each
 (`placecell calibrate --folds`), which takes as long as building them. They stay in bench/uncertainty/, so a stopped
@@ -126,7 +126,7 @@ def places(found: Calibrated, asked: Exam) -> dict[str, Any]:
 
 
 def damage(found: Calibrated, asked: Exam) -> dict[str, Any]:
-    """The predicted error of test frames, one of so many, that are ever more damaged; a refusal is infinitely unsure."""
+    """The predicted error of test frames, one of so many, ever more damaged; a refusal is infinitely unsure."""
     rows = []
     for kind in HURT:
         for level in (0.0, *LEVELS[kind]):
@@ -300,9 +300,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("maps", nargs="*", type=named, help="maps to calibrate and ask, as name=folder")
     parser.add_argument("--folds", type=int, default=3, help="maps built to calibrate one")
-    parser.add_argument(
-        "--every", type=int, default=3, help="of so many test frames one is asked at each level of damage"
-    )
+    parser.add_argument("--every", type=int, default=3, help="ask one of so many test frames at each level")
     parser.add_argument("--again", action="store_true", help="measure what is measured already")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     given = parser.parse_args(words)

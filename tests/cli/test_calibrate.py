@@ -40,9 +40,8 @@ def calibrated(hall: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("maps") / "hall.map"
     assert main(["build", str(hall.root), str(folder), "retrieval", *map(str, SMALL)]) == 0
-    assert (
-        main(["calibrate", str(folder), str(hall.root), "--folds", "2", "--within", "0.5", "--within-deg", "20"]) == 0
-    )
+    words = ["--folds", "2", "--within", "0.5", "--within-deg", "20"]
+    assert main(["calibrate", str(folder), str(hall.root), *words]) == 0
     return folder
 
 
