@@ -19,6 +19,7 @@ from placecell.errors import PlacecellError
 POSITIONALS = {
     "scene": "SOURCE",
     "build": "SCENE MAP FAMILY",
+    "calibrate": "MAP SCENE",
     "localize": "MAP PICTURES RUN",
     "evaluate": "RUN SCENE",
     "report": "RUN SCENE OUT",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from calibration.made import answers, lost
@@ -13,9 +15,9 @@ from placecell.estimate import Estimate
 
 CALIBRATION = fit_calibration(answers(300), lost(80))
 HERE = {i.estimate.name: i.estimate for i in answers(40, seed=7)}
-LOST = {i.estimate.name.replace("lost ", ""): i.estimate for i in lost(40, seed=8)}
 LOST = {
-    name: Estimate(name, e.world_from_cam, e.covariance, inliers=e.inliers, seconds=0.2) for name, e in LOST.items()
+    e.name.removeprefix("lost "): replace(e, name=e.name.removeprefix("lost "), seconds=0.2)
+    for e in (item.estimate for item in lost(40, seed=8))
 }
 NAMES = [name for name in HERE if name in LOST]
 QUERIES = [query(name) for name in NAMES]

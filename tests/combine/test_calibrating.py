@@ -103,7 +103,7 @@ class TestAlike:
 
     def test_another_family_is_named(self, room_scene: Scene, room_map_folder: Maps, tmp_path: Path) -> None:
         one = map_of(tmp_path / "one", room_scene)
-        with pytest.raises(MapError, match="has family retrieval, .* has structure"):
+        with pytest.raises(MapError, match=r"has family retrieval, .* has structure"):
             require_alike(one, load_info(one), room_map_folder("retrieval"))
 
 

@@ -49,8 +49,8 @@ def fit_confidence(evidence: Array, hits: Array) -> Confidence:
 def accept_at(groups: Sequence[tuple[Array, Array]], sure: float = SURE) -> float:
     """The lowest confidence at which answers can be accepted: of those as confident or more, `sure` are right.
 
-    That has to hold in each group that has any so confident, and in all together by the mean under Jeffreys' prior, as in
-    `fit_confidence`, so that a handful of right answers is not enough.
+    That has to hold in each group that has any so confident, and in all together by the mean under Jeffreys' prior, so
+    that a handful of right answers is not enough.
 
     Args:
         groups: (confidence, hits) of answers to pictures of a kind.

@@ -43,14 +43,14 @@ def neighbourhood(vectors: Vectors, groups: NDArray[np.intp]) -> Neighbourhood |
         return None
     if len(np.unique(groups)) == 1:
         groups = np.arange(len(groups)) * 8 // len(groups) % 2
-    far = _third_nearest(vectors, vectors, np.not_equal.outer(groups, groups))
+    far = _third_nearest(vectors, vectors, np.asarray(groups[:, None] != groups[None], dtype=bool))
     usual = float(np.median(far[np.isfinite(far)])) if np.isfinite(far).any() else 0.0
     return Neighbourhood(vectors, usual) if usual > 0 else None
 
 
 def _third_nearest(asked: Vectors, known: Vectors, allowed: NDArray[np.bool_]) -> Array:
     """(N,) distances, over the known that are allowed; inf where those are fewer than three, NaN of a blind picture."""
-    blind = ~np.isfinite(asked).all(axis=1)
+    blind = np.array([not np.isfinite(row).all() for row in asked], dtype=bool)
     a, b = np.where(blind[:, None], 0.0, asked.astype(np.float64)), known.astype(np.float64)
     squared = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2.0 * a @ b.T
     squared = np.where(allowed, np.maximum(squared, 0.0), np.inf)

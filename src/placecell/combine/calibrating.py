@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from placecell.damage import LEVELS, Kind, damaged, truth
 from placecell.errors import ImageError, MapError
 from placecell.estimate import Query
 from placecell.images import load_query
-from placecell.localizer import Localizer, MapInfo, PoseFeatures, config_from_json, load_info
+from placecell.localizer import Localizer, MapInfo, PoseFeatures, config_from_json, config_to_json, load_info
 from placecell.log import Log
 from placecell.metrics import Threshold
 from placecell.run import Asked
@@ -76,7 +76,7 @@ def require_same_place(folder: Path, info: MapInfo, scene: Scene) -> None:
 def require_alike(folder: Path, info: MapInfo, other: Path) -> None:
     """Raises MapError when the map in `other` is not built as the one in `folder`, so that its errors are others."""
     theirs = load_info(other)
-    mine, its = ({"family": i.family, **i.config, "weights": None} for i in (info, theirs))
+    mine, its = ({"family": i.family, **_settings(i), "weights": None} for i in (info, theirs))
     differing = [key for key in (*mine, *its) if mine.get(key) != its.get(key)]
     if differing:
         key = differing[0]
@@ -197,7 +197,12 @@ def _is_of(folder: Path, scene: Scene, info: MapInfo) -> bool:
     if not (folder / "map.json").is_file():
         return False
     known = load_info(folder)
-    return (known.scene_fingerprint, known.config, known.seed) == (scene.fingerprint, info.config, info.seed)
+    return (known.scene_fingerprint, known.seed, _settings(known)) == (scene.fingerprint, info.seed, _settings(info))
+
+
+def _settings(info: MapInfo) -> dict[str, Any]:
+    """All settings of a map, also those that came after it was built."""
+    return config_to_json(config_from_json(catalog.family(info.family), info.config))
 
 
 def known_pictures(localizer: Localizer, scene: Scene, frames: Sequence[Frame]) -> Neighbourhood | None:

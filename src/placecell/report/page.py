@@ -19,6 +19,7 @@ from placecell.report.explained import features_section, saliency_section
 from placecell.report.judged import Judged, judge, worst
 from placecell.report.pictures import worst_cards
 from placecell.report.ramp import Ramp, css_gradient
+from placecell.report.trust import trust_section
 from placecell.report.view3d import script_json, view_data
 from placecell.report.wording import angle, length, round_length, text
 from placecell.scene import Scene
@@ -64,7 +65,7 @@ def write_report(
         "comparison": tables.comparison(evaluation, others, ours),
         "sequences": tables.sequence_rows(evaluation),
         "refused": tables.refused(judged),
-        "calibration": tables.calibration(evaluation),
+        "calibration": tables.calibration(evaluation) + trust_section(scene, judged, log),
         "about": tables.about(scene, evaluation, about),
     }
     atomic.write_text(path, Template(_resource("report.html")).substitute(parts))
