@@ -20,6 +20,7 @@ POSITIONALS = {
     "scene": "SOURCE",
     "build": "SCENE MAP FAMILY",
     "calibrate": "MAP SCENE",
+    "combine": "OUT MAP",
     "localize": "MAP PICTURES RUN",
     "evaluate": "RUN SCENE",
     "report": "RUN SCENE OUT",

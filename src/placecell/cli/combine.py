@@ -22,7 +22,8 @@ def main(words: Sequence[str]) -> None:
 
 def combine(
     out: Annotated[Path, tyro.conf.Positional],
-    maps: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    map: Annotated[Path, tyro.conf.Positional],
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional],
     how: Literal["mixture", "information", "cascade"] = "mixture",
     sure: float | None = None,
     overwrite: bool = False,
@@ -31,7 +32,8 @@ def combine(
 
     Args:
         out: Map folder to make.
-        maps: Map folders; of a cascade the cheap one, then one of family structure.
+        map: Map folder; of a cascade the cheap one.
+        others: Further map folders; of a cascade one of family structure.
         how: mixture: maps trained alike with other seeds, averaged, what they disagree on counts as doubt. information:
             maps of different kinds, weighed by their covariances, refused where they contradict each other; calibrate
             them first. cascade: the first says about where, the second looks there.
@@ -39,6 +41,7 @@ def combine(
         overwrite: Replace a map that is there.
     """
     atomic.require_new(out, replace=overwrite)
+    maps = (map, *others)
     if how == "cascade":
         if len(maps) != 2:
             raise MapError(f"a cascade is of two maps, a cheap and a precise one, not {len(maps)}")
