@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from placecell.errors import PlacecellError
-from placecell.train.history import History, summary
+from placecell.train.history import History, summary, thinned
 
 
 def row(step: int, **more: float) -> dict[str, float]:
@@ -54,3 +54,20 @@ def test_the_summary_counts_what_came_since_the_last() -> None:
     assert summary(history, 3, 100, 32) == "step 4 of 100: loss 0.25, 13.2 cm"
     assert "128 images/s, 24 s left" in summary(History([row(1), {**row(2), "seconds": 2.25}]), 0, 98, 32)
     assert "2.8 h left" in summary(history, 0, 5000, 32)
+
+
+class TestThinned:
+    def test_keeps_the_ends_and_what_was_validated(self) -> None:
+        rows = [{"step": i, "loss": 1.0 / i} | ({"val_cm": 3.0} if i % 70 == 0 else {}) for i in range(1, 1001)]
+        table = History(rows).csv()
+        steps = [int(line.split(",")[0]) for line in thinned(table, 100).splitlines()[1:]]
+        assert steps[0] == 1 and steps[-1] == 1000
+        assert {70 * k for k in range(1, 15)} <= set(steps)
+        assert 100 <= len(steps) <= 120
+        assert steps == sorted(set(steps))
+        assert set(thinned(table, 100).splitlines()) <= set(table.splitlines())
+
+    def test_leaves_short_tables_alone(self) -> None:
+        table = History([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]).csv()
+        assert thinned(table) == table
+        assert thinned("step,loss\n") == "step,loss\n"

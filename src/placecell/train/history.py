@@ -60,6 +60,22 @@ class History:
             atomic.write_text(self.live, self.csv(seconds=True))
 
 
+def thinned(table: str, most: int = 500) -> str:
+    """The text of a table with about `most` of its steps, evenly, the last, and all that were validated.
+
+    A small map does not want a long diary.
+    """
+    header, *rows = table.splitlines(keepends=True)
+    step = -(-len(rows) // most)
+    validated = [index for index, name in enumerate(header.strip().split(",")) if name.startswith("val_")]
+
+    def kept(index: int, row: str) -> bool:
+        cells = row.strip("\n").split(",")
+        return index % step == 0 or index == len(rows) - 1 or any(cells[column] for column in validated)
+
+    return header + "".join(row for index, row in enumerate(rows) if kept(index, row))
+
+
 def summary(history: History, since: int, steps: int, batch: int) -> str:
     """One line on the rows after the first `since`: mean loss, speed, what is left of `steps`, the last validation."""
     rows = history.rows[since:]

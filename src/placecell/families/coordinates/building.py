@@ -38,6 +38,7 @@ from placecell.scene import Frame, Scene
 from placecell.train.checkpoint import require_own
 from placecell.train.devices import leads, require_device
 from placecell.train.failures import plain_memory_errors
+from placecell.train.history import thinned
 from placecell.train.holdout import held_out
 
 _PURPOSE = 6
@@ -201,7 +202,7 @@ class _Teaching:
         if trained.interrupted:
             told["unfinished"] = f"training stopped after step {trained.steps} of {task.steps}"
         learned = rounded(trained.network, empty.family.kept)
-        return replace(empty, head=learned, log_csv=trained.log_csv), told
+        return replace(empty, head=learned, log_csv=thinned(trained.log_csv)), told
 
     def several(
         self, heads: Sequence[Head], scene: Scene, held: Sequence[Frame]
@@ -216,7 +217,7 @@ class _Teaching:
             work = None if self.work is None else self.work / _EXPERT.format(number)
             trained = trained_head(head, task, self.device, work, self.identity, self.log)
             told["steps"] += trained.steps
-            logs.append(trained.log_csv)
+            logs.append(thinned(trained.log_csv))
             if trained.interrupted:
                 where = f"training of expert {number} of {len(heads)}"
                 told["unfinished"] = f"{where} stopped after step {trained.steps} of {task.steps}"
