@@ -19,7 +19,7 @@ from placecell.scene import Scene
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("docs/conventions.md", "docs/formats.md")
 SYSTEMS = tuple(sorted(f"docs/regression/{path.name}" for path in (ROOT / "docs" / "regression").glob("*.md")))
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", *DOCUMENTS, *SYSTEMS)
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/uncertainty.md", *DOCUMENTS, *SYSTEMS)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#([^)]+))?")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -97,7 +97,7 @@ def test_commands_can_be_typed(page: str, line: str, placecell: Command, monkeyp
     if "--help" in words:
         assert placecell(verb, *words).code == 0
         return
-    module = pytest.importorskip(f"placecell.cli.{verb}")
+    module = pytest.importorskip(f"placecell.cli.{'among' if '--maps' in words else verb}")
     parse = module.parse
 
     def parse_only(verb: str, function: Callable[..., Any], words: Sequence[str]) -> None:
