@@ -49,7 +49,10 @@ def load_map(folder: Path, *, device: str = "cpu") -> Localizer:
         FormatError: a file of the map is damaged.
         MissingExtra: the map needs a package that is not installed.
     """
-    return cast("type[Localizer]", _load(_entry(load_info(folder).family)[1])).load(folder, device=device)
+    info = load_info(folder)
+    if "export" in info.extra:
+        return cast(Localizer, _load("placecell.runtime.exported:load_export")(folder, device=device))
+    return cast("type[Localizer]", _load(_entry(info.family)[1])).load(folder, device=device)
 
 
 def _entry(name: str) -> tuple[str, str]:
