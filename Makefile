@@ -7,7 +7,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test lint types contract check test-slow test-data bench-core bench-regression \
-  bench-compression bench-coordinates
+  bench-compression bench-coordinates bench-speed
 
 setup: $(DEV_READY)
 
@@ -49,6 +49,9 @@ bench-coordinates: setup
 	$(BIN)/python benchmarks/coordinates.py
 	$(BIN)/python benchmarks/forests.py
 	$(BIN)/python benchmarks/dsac.py
+
+bench-speed: setup
+	$(BIN)/python benchmarks/speed.py
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

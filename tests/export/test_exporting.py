@@ -61,7 +61,13 @@ def test_it_says_how_it_was_made(small_map: Folder, small_export: Folder) -> Non
 def test_it_runs_where_there_is_no_torch(small_export: Folder, room_scene: Scene, tmp_path: Path) -> None:
     code = f"""
 import sys
-sys.modules["torch"] = sys.modules["lightning_fabric"] = None
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "lightning_fabric"):
+            raise ModuleNotFoundError(f"no {{name}}", name=name)
+
+sys.meta_path.insert(0, NoTorch())
 from pathlib import Path
 from placecell.catalog import load_map
 from placecell.images import load_query

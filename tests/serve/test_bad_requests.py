@@ -179,6 +179,26 @@ class TestCrowds:
         statuses = asked(echoing, talk, limits=Limits(queue=3))
         assert set(statuses) == {200, 503} and statuses.count(200) >= 3
 
+    def test_bytes_on_their_way_are_counted_and_forgotten(self, echoing: dict[str, Served]) -> None:
+        content = jpeg()
+        limits = Limits(held_bytes=len(content) + 10)
+
+        async def half() -> AsyncIterator[bytes]:
+            yield content[:20]
+            await asyncio.sleep(1.0)
+            yield content[20:]
+
+        async def talk(web: httpx.AsyncClient) -> tuple[int, int, int]:
+            slow = asyncio.ensure_future(web.post("/v1/localize", content=half()))
+            await asyncio.sleep(0.3)
+            second = await web.post("/v1/localize", content=content)
+            assert problem(second) == (503, "busy")
+            first = await slow
+            third = await web.post("/v1/localize", content=content)
+            return first.status_code, second.status_code, third.status_code
+
+        assert asked(echoing, talk, limits=limits) == (200, 503, 200)
+
     def test_an_answer_that_takes_too_long_is_given_up(self, echoing: dict[str, Served], echo: Echo) -> None:
         gate = threading.Event()
 

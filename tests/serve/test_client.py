@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from placecell.serve.app import make_app
 from placecell.serve.client import Client, ServiceError
 from placecell.serve.listening import listening, server_of
 from placecell.serve.served import Served
-from serve.conftest import jpeg
+from serve.conftest import Echo, jpeg
 
 
 @pytest.fixture
@@ -45,6 +46,34 @@ def test_it_brings_answers_as_estimates(url: str, tmp_path: Path) -> None:
     assert caught.value.status == 422
     with pytest.raises(ServiceError, match="no-token"):
         Client(url).maps()
+
+
+def test_what_was_accepted_is_answered_when_it_is_told_to_stop(echoing: dict[str, Served], echo: Echo) -> None:
+    with listening("127.0.0.1", 0) as socket:
+        server = server_of(make_app(echoing))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+        thread.start()
+        client = Client(f"http://127.0.0.1:{socket.getsockname()[1]}")
+        until = time.monotonic() + 20
+        while not client.ready() and time.monotonic() < until:
+            time.sleep(0.05)
+        begun = threading.Semaphore(0)
+
+        def slow() -> None:
+            begun.release()
+            time.sleep(0.1)
+
+        echo.before = slow
+        with ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(client.localize, jpeg(64, 48)) for _ in range(6)]
+            begun.acquire()
+            while len(server.server_state.connections) < 6:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            server.should_exit = True
+            assert [one.result(30).world_from_cam is not None for one in asked] == [True] * 6
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_a_service_that_is_not_there_is_said_in_one_line() -> None:

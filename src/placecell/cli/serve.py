@@ -25,9 +25,9 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     threads: int = 2,
-    max_bytes: int = 20_000_000,
-    max_pixels: int = 50_000_000,
-    max_seconds: float = 20.0,
+    picture_bytes: int = 20_000_000,
+    pixels: int = 50_000_000,
+    answer_s: float = 20.0,
     queue: int = 64,
 ) -> None:
     """Answer over HTTP where pictures were taken, and show it on a page.
@@ -39,9 +39,9 @@ def serve(
         port: Port to listen at.
         token: What clients have to send as `Authorization: Bearer TOKEN`; else $PLACECELL_TOKEN, else nothing.
         threads: Processor threads.
-        max_bytes: Bytes of a picture that are taken.
-        max_pixels: Pixels of a picture that are decoded.
-        max_seconds: How long an answer may take, its wait with it.
+        picture_bytes: Bytes of a picture that are taken.
+        pixels: Pixels of a picture that are decoded.
+        answer_s: How long an answer may take, its wait with it.
         queue: Requests that may wait.
     """
     import cv2
@@ -55,7 +55,7 @@ def serve(
         from placecell.serve.served import read_maps
     cv2.setNumThreads(threads)
     log = Terminal()
-    limits = Limits(picture_bytes=max_bytes, pixels=max_pixels, answer_s=max_seconds, queue=queue)
+    limits = Limits(picture_bytes=picture_bytes, pixels=pixels, answer_s=answer_s, queue=queue)
     secret = token or os.environ.get("PLACECELL_TOKEN") or None
     if host not in ("127.0.0.1", "::1", "localhost") and secret is None:
         log.warn(f"anybody who reaches {host} can ask this service; pass --token to choose who")

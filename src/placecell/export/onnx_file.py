@@ -43,7 +43,18 @@ def onnx_of(graph: Graph) -> Any:
             raise MapError(f"torch cannot write this network as ONNX ({brief}); choose another --backbone") from error
     model = onnx.load_model_from_string(_bytes_of(program))
     model.producer_name = "placecell"
+    _forget(model)
     return model
+
+
+def _forget(model: Any) -> None:
+    """Drop what torch writes beside the network: stack traces with the paths of this machine, and names of objects."""
+    graph = model.graph
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    for item in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
 
 
 def _bytes_of(program: Any) -> bytes:
@@ -63,8 +74,7 @@ def described(model: Any, graph: Graph, told: Mapping[str, str]) -> bytes:
         "values": "0 to 255; normalised inside",
         "size": f"any, multiples of {WHOLE_PX}" if graph.free else [width, height],
     }
-    for entry in list(model.metadata_props):
-        model.metadata_props.remove(entry)
+    del model.metadata_props[:]
     for key, value in {"input": json.dumps(enters), "reads": graph.reads, **told}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"placecell.{key}", value

@@ -61,7 +61,11 @@ class ExportedRegression:
         numbers = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
         if not all(np.isfinite(part).all() for part in numbers):
             return Estimate.refusal(query.name, NO_NUMBERS, time.perf_counter() - start)
-        return agreed(query.name, self._poses(numbers), self.anchor, start)
+        try:
+            poses = self._poses(numbers)
+        except ValueError:  # a quaternion of zeros, say
+            return Estimate.refusal(query.name, NO_NUMBERS, time.perf_counter() - start)
+        return agreed(query.name, poses, self.anchor, start)
 
     def _poses(self, numbers: Sequence[Floats]) -> list[Pose]:
         """`anchor_from_cam` of each window."""

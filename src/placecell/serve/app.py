@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from placecell.serve import page, routes
 from placecell.serve.limits import Limits, Problem
 from placecell.serve.served import Served
-from placecell.serve.service import Service
+from placecell.serve.service import Held, Service
 from placecell.serve.worker import Worker
 
 _LOG = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def make_app(maps: Mapping[str, Served], *, limits: Limits | None = None, token:
         token: what clients have to know to ask for anything but health; None asks for nothing.
     """
     chosen = limits or Limits()
-    service = Service(maps, chosen, Worker(chosen), token)
+    service = Service(maps, chosen, Worker(chosen), Held(chosen.held_bytes), token)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,18 +54,36 @@ def make_app(maps: Mapping[str, Served], *, limits: Limits | None = None, token:
     app.state.service = service
     app.include_router(routes.router)
     app.include_router(page.router)
-    app.middleware("http")(_counted)
+    app.add_middleware(Counted, service=service)
     _answer_problems(app)
     return app
 
 
-async def _counted(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    service: Service = request.app.state.service
-    response = await call_next(request)
-    route = request.scope.get("route")
-    service.counters.asked(getattr(route, "path", "unknown"), response.status_code)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+class Counted:
+    """Counts what was asked, and forbids browsers to guess at types."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500  # where the application raises
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            route = scope.get("route")
+            self._service.counters.asked(getattr(route, "path", "unknown"), status)
 
 
 def _answer_problems(app: FastAPI) -> None:

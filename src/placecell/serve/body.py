@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -18,8 +19,8 @@ class Part(NamedTuple):
     content: bytes
 
 
-async def body_of(request: Request, most: int, limits: Limits) -> bytes:
-    """The body of a request.
+async def body_of(request: Request, most: int, limits: Limits, came: Callable[[int], None]) -> bytes:
+    """The body of a request; `came` is told of its bytes as they come, and may refuse them.
 
     Raises:
         Problem: longer than `most` bytes or than it says, shorter than it says, or sent too slowly.
@@ -37,6 +38,7 @@ async def body_of(request: Request, most: int, limits: Limits) -> bytes:
                 content += chunk
                 if len(content) > most:
                     raise too_long
+                came(len(chunk))
     except TimeoutError:
         raise Problem(408, "slow-upload", f"the body did not arrive within {limits.upload_s:g} s") from None
     except ClientDisconnect:

@@ -17,6 +17,8 @@ class Limits:
     """Of all pictures of a batch."""
     batch: int = 32
     """Pictures of a batch."""
+    held_bytes: int = 400_000_000
+    """Of all requests that are being sent or wait."""
     pixels: int = 50_000_000
     """Of one picture, read from its header before anything is decoded."""
     queue: int = 64

@@ -64,11 +64,12 @@ async def localize(
     """
     service = _service(request)
     served = service.map_of(map_name)
-    body = await body_of(request, service.limits.picture_bytes, service.limits)
-    (part,) = pictures_in(request, body, 1)
     given = {"focal_px": focal_px, "fx": fx, "fy": fy, "cx": cx, "cy": cy}
-    sent = Sent(part.name, part.content, {key: value for key, value in given.items() if value is not None})
-    return JSONResponse((await service.answers(served, [sent], Asked(shape, nearest)))[0])
+    with service.held.request() as came:
+        body = await body_of(request, service.limits.picture_bytes, service.limits, came)
+        (part,) = pictures_in(request, body, 1)
+        sent = Sent(part.name, part.content, {key: value for key, value in given.items() if value is not None})
+        return JSONResponse((await service.answers(served, [sent], Asked(shape, nearest)))[0])
 
 
 @router.post(
@@ -80,13 +81,15 @@ async def localize_batch(request: Request, map_name: MapName = None, focal_px: P
     """Where several pictures were taken: an answer each, in order; one that cannot be read is its `error`."""
     service = _service(request)
     served = service.map_of(map_name)
-    body = await body_of(request, service.limits.batch_bytes, service.limits)
     given = {} if focal_px is None else {"focal_px": focal_px}
-    parts = pictures_in(request, body, service.limits.batch)
-    for part in parts:
-        if len(part.content) > service.limits.picture_bytes:
-            raise Problem(413, "too-many-bytes", f"{part.name}: at most {service.limits.picture_bytes} bytes a picture")
-    return JSONResponse(await service.answers(served, [Sent(*part, given) for part in parts], Asked()))
+    with service.held.request() as came:
+        body = await body_of(request, service.limits.batch_bytes, service.limits, came)
+        parts = pictures_in(request, body, service.limits.batch)
+        for part in parts:
+            if len(part.content) > service.limits.picture_bytes:
+                most = f"at most {service.limits.picture_bytes} bytes a picture"
+                raise Problem(413, "too-many-bytes", f"{part.name}: {most}")
+        return JSONResponse(await service.answers(served, [Sent(*part, given) for part in parts], Asked()))
 
 
 @router.get("/v1/maps", responses={401: _PROBLEMS[401]})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +19,34 @@ from placecell.serve.served import Served
 from placecell.serve.worker import Worker
 
 Shape = Literal["placecell", "ros"]
+
+
+class Held:
+    """How many bytes of requests the process holds; of the event loop's thread alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self.bytes = most, 0
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[int], None]]:
+        """Within the block, a function to say of bytes that they came; they count until the block ends.
+
+        Raises:
+            Problem: all requests together hold too many.
+        """
+        own = 0
+
+        def came(count: int) -> None:
+            nonlocal own
+            own += count
+            self.bytes += count
+            if self.bytes > self._most:
+                raise Problem(503, "busy", "too many pictures are on their way; come back in a second")
+
+        try:
+            yield came
+        finally:
+            self.bytes -= own
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,7 @@ class Service:
     maps: Mapping[str, Served]
     limits: Limits
     worker: Worker
+    held: Held
     token: str | None = None
     counters: Counters = field(default_factory=Counters)
     warmed: threading.Event = field(default_factory=threading.Event)
