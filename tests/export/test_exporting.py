@@ -118,7 +118,7 @@ def test_what_cannot_be_done_is_said_before_the_work(
         assert not (tmp_path / "out").exists()
         return str(caught.value)
 
-    other = replace(room_scene, frames=room_scene.frames[:5])
+    other = replace(room_scene, name="another")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     assert "--scene" in refused(small_map("align"), None)

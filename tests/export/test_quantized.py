@@ -79,13 +79,13 @@ def test_layers_that_are_kept_are_kept(pictures: list[Any], weights: list[Any]) 
 
 
 def test_who_suffers_most_is_found(pictures: list[Any], weights: list[Any]) -> None:
-    # One input channel is huge and hardly read: the step of the activations that c2 reads drowns the others.
-    weights[1][0] *= 300
+    # One channel between c1 and c2 is huge and hardly read: the step of what passes there drowns the others.
+    weights[1][0] = 300 * np.abs(weights[1][0])
     weights[2][:, 0] *= 1e-4
     found = Ranges.over(model_of(weights), pictures)
     costs = suffering(found, pictures, found.layers, Remembering())
-    assert max(costs, key=lambda name: costs[name]) == "c2"
-    assert costs["c2"] > 10 * costs["c0"]
+    assert list(costs) == ["c0", "c1", "c2"]
+    assert min(costs["c1"], costs["c2"]) > 10 * costs["c0"] > 0
 
 
 def test_the_ladder_keeps_the_worst_first_and_ends_with_all() -> None:

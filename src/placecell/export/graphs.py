@@ -130,11 +130,11 @@ class PoseGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3) in units of the map's scale, and (B, K); of W windows (B W, ...)."""
         seen = self.normalised(images)
+        maps = dict(self.network.backbone(seen))
         if self.one_pass:
-            answers = self.network.windows(seen)
-            centres = torch.cat([answer.centre_B3 for answer in answers]) / self.network.scale
-            return centres, torch.cat([answer.raw_BK for answer in answers])
-        numbers = self.head(self.network.backbone(seen))
+            windows = list(self.network.whole_windows({tap: maps[tap] for tap in self.head.taps}))
+            maps = {tap: torch.cat([window[tap] for window in windows]) for tap in self.head.taps}
+        numbers = self.head(maps)
         return numbers.centre_B3, numbers.raw_BK
 
 

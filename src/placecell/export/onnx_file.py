@@ -42,6 +42,8 @@ def onnx_of(graph: Graph) -> Any:
             brief = " ".join(str(error).split())[:200]
             raise MapError(f"torch cannot write this network as ONNX ({brief}); choose another --backbone") from error
     model = onnx.load_model_from_string(_bytes_of(program))
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise MapError("torch writes this network for one number of pictures only; choose another --backbone or --head")
     model.producer_name = "placecell"
     _forget(model)
     return model

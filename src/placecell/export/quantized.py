@@ -110,13 +110,15 @@ def suffering(found: Ranges, pictures: Pictures, layers: Iterable[str], log: Log
 def ladder(costs: dict[str, float]) -> Iterator[list[str]]:
     """Which layers to keep, step by step: so many of the worst that what is left costs a quarter of the step before."""
     ranked = sorted(costs, key=lambda name: -costs[name])
-    left, allowed, count = sum(costs.values()), sum(costs.values()) / 4, 0
+    left, count = sum(costs.values()), 0
     while count < len(ranked):
-        while count < len(ranked) and left > allowed:
+        allowed = left / 4
+        while True:  # one more at least
             left -= costs[ranked[count]]
             count += 1
+            if count == len(ranked) or left <= allowed:
+                break
         yield ranked[:count]
-        allowed /= 4
 
 
 def outputs_of(model: Any, pictures: Pictures) -> list[NDArray[np.float32]]:
