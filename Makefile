@@ -7,7 +7,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test lint types contract check test-slow test-data bench-core bench-regression \
-  bench-compression bench-coordinates bench-uncertainty
+  bench-compression bench-coordinates bench-uncertainty bench-speed
 
 setup: $(DEV_READY)
 
@@ -54,6 +54,11 @@ bench-coordinates: setup
 bench-uncertainty: setup
 	$(BIN)/python benchmarks/uncertainty.py structure=bench/coordinates/structure-sfm.map \
 	  coordinates=bench/coordinates/default-sfm.map
+	$(BIN)/python benchmarks/cascade.py bench/coordinates/structure-sfm.map \
+	  coordinates=bench/coordinates/default-sfm.map
+
+bench-speed: setup
+	$(BIN)/python benchmarks/speed.py
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

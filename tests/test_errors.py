@@ -26,3 +26,14 @@ def test_the_tree_has_one_root_that_is_not_a_builtin_failure() -> None:
 def test_missing_extra_names_the_command_that_mends_it() -> None:
     with pytest.raises(errors.PlacecellError, match=r"torch is not installed; run: pip install 'placecell\[train\]'$"):
         raise errors.MissingExtra("torch", "train")
+
+
+@pytest.mark.parametrize(
+    "package, extra", [("torch", "train"), ("onnx", "export"), ("openvino", "export"), ("fastapi", "serve")]
+)
+def test_a_package_that_is_not_there_is_told_with_its_extra(package: str, extra: str) -> None:
+    with pytest.raises(errors.MissingExtra, match=rf"^{package} is not installed; .*\[{extra}\]'$"):  # noqa: SIM117
+        with errors.naming_extras():
+            raise ModuleNotFoundError(name=package)
+    with pytest.raises(ModuleNotFoundError), errors.naming_extras():
+        raise ModuleNotFoundError(name="something_else")

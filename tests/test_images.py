@@ -420,3 +420,34 @@ def test_real_frames_read_fast_and_as_opencv_reads_them(data_root: Path) -> None
         read_image(path)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.02
+
+
+@pytest.mark.parametrize("part", [2, 4, 8])
+def test_a_jpeg_is_decoded_at_part_of_its_size(part: int) -> None:
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.integers(0, 255, (12, 16, 3)).astype(np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
+    content = encoded(Image.fromarray(smooth), "JPEG", quality=95, subsampling=0)
+    small = images.decode_image(content, "a", shrink=part)
+    assert small.shape == (240 // part, 320 // part, 3)
+    whole = images.decode_image(content, "a")
+    means = cv2.resize(whole, (320 // part, 240 // part), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(float) - means).mean() < 1.0  # and no shift by a part of a pixel
+
+
+def test_a_turned_jpeg_is_turned_at_part_of_its_size_too() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.fromarray(ramp(64, 48)), "JPEG", exif=exif)
+    assert images.decode_image(content, "a", shrink=2).shape == (32, 24, 3)
+
+
+@pytest.mark.parametrize("kind, size", [("PNG", (64, 48)), ("JPEG", (62, 47))])
+def test_others_keep_their_size(kind: str, size: tuple[int, int]) -> None:
+    content = encoded(Image.fromarray(ramp(*size)), kind)
+    np.testing.assert_array_equal(images.decode_image(content, "a", shrink=2), images.decode_image(content, "a"))
+
+
+def test_what_the_bytes_say_is_what_the_file_says(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(ramp(50, 30)), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert images.exif_of(content, "a") == images.read_exif(tmp_path / "a.jpg")

@@ -56,8 +56,10 @@ def load_map(folder: Path, *, device: str = "cpu", calibrated: bool = True) -> L
         FormatError: a file of the map is damaged.
         MissingExtra: the map needs a package that is not installed.
     """
-    name = load_info(folder).family
-    address = COMBINED[name] if name in COMBINED else _entry(name)[1]
+    info = load_info(folder)
+    if "export" in info.extra:
+        return cast(Localizer, _load("placecell.runtime.exported:load_export")(folder, device=device))
+    address = COMBINED[info.family] if info.family in COMBINED else _entry(info.family)[1]
     if calibrated and (folder / "calibration.json").is_file():
         address = _CALIBRATED
     return cast("type[Localizer]", _load(address)).load(folder, device=device)

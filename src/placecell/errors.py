@@ -44,7 +44,12 @@ class MissingExtra(PlacecellError):
         super().__init__(f"{package} is not installed; run: pip install 'placecell[{extra}]'")
 
 
-_EXTRAS = {"torch": "train", "lightning_fabric": "train"}
+_EXTRAS = {
+    "torch": "train",
+    "lightning_fabric": "train",
+    **dict.fromkeys(("onnx", "onnxscript", "openvino", "nncf"), "export"),
+    **dict.fromkeys(("onnxruntime", "fastapi", "uvicorn", "python_multipart"), "serve"),
+}
 
 
 @contextmanager

@@ -19,6 +19,9 @@ _FULL_FRAME_DIAGONAL_MM = 43.267
 _PRIOR_FOCAL = 1.2
 """Focal length in longer image sides of a camera that nothing is known of: 45 degrees across, as COLMAP assumes."""
 
+_SAME_FOCAL = 0.1
+"""EXIF rounds focal lengths and knows nothing of cropping; so near to the map's camera it is the map's camera."""
+
 
 @dataclass(frozen=True)
 class Gps:
@@ -73,6 +76,34 @@ def camera_guess(exif: Exif) -> tuple[Camera, bool]:
     known = exif.focal_px is not None
     focal_px = exif.focal_px if exif.focal_px is not None else _PRIOR_FOCAL * max(exif.width, exif.height)
     return Camera.from_focal(exif.width, exif.height, focal_px), known
+
+
+def photo_camera(exif: Exif, usual: Camera, focal_px: float | None = None) -> tuple[Camera, bool]:
+    """Intrinsics of a photo, and whether its focal length is known rather than guessed.
+
+    In this order: the focal length the user gives; the map's camera where the photo has its shape at any size, or that
+    shape turned, and EXIF does not contradict it; EXIF; a guess.
+    """
+    width, height = exif.width, exif.height
+    if focal_px is not None:
+        return Camera.from_focal(width, height, focal_px), True
+    guess, known = camera_guess(exif)
+    if _fits(usual, width, height):
+        own = usual.resized(width, height)
+    elif _fits(
+        usual, height, width
+    ):  # turned to either side: which one, and so where the principal point is, is unknown
+        turned = usual.resized(height, width)
+        own = Camera.from_focal(width, height, math.sqrt(turned.fx * turned.fy))
+    else:
+        return guess, known
+    return (guess if known and abs(guess.fx / own.fx - 1) > _SAME_FOCAL else own), True
+
+
+def _fits(camera: Camera, width: int, height: int) -> bool:
+    """Whether a picture of this size can be one of the camera's, resized to whole pixels."""
+    scale = max(width, height) / max(camera.width, camera.height)
+    return max(abs(camera.width * scale - width), abs(camera.height * scale - height)) <= 1
 
 
 def _subtags(tags: Image.Exif, kind: ExifTags.IFD) -> Mapping[int, Any]:

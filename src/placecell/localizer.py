@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from placecell import atomic
+from placecell.camera import Camera
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.log import Log
 from placecell.points import PointCloud
-from placecell.scene import Frame, Scene, camera_to_json, field_of, read_json
+from placecell.scene import Frame, Scene, camera_from_json, camera_to_json, field_of, read_json
 
 FORMAT = 1
 Tensors = Mapping[str, NDArray[Any]]
@@ -112,6 +113,16 @@ class Charted(Protocol):
         ...
 
 
+@runtime_checkable
+class Coarse(Protocol):
+    """A map that looks at pictures no finer than a camera of its own."""
+
+    @property
+    def sight(self) -> Camera:
+        """That camera: what a picture has more of pixels a radian is of no use."""
+        ...
+
+
 @dataclass(frozen=True)
 class MapInfo:
     """What map.json says of a map besides its tensors."""
@@ -194,9 +205,15 @@ def _marks_from(text: str) -> frozenset[bytes]:
 
 
 def save_map(
-    folder: Path, info: MapInfo, tensors: Tensors, *, texts: Mapping[str, str] | None = None, overwrite: bool = False
+    folder: Path,
+    info: MapInfo,
+    tensors: Tensors,
+    *,
+    texts: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write map.json and weights.safetensors, whole or not at all, and `texts` by file name beside them.
+    """Write map.json and weights.safetensors, whole or not at all, and `texts` and `files` by name beside them.
 
     Raises:
         PlacecellError: the folder exists, or cannot be written.
@@ -207,8 +224,10 @@ def save_map(
         (aside / "weights.safetensors").write_bytes(weights)
         text = json.dumps({"format": FORMAT, **asdict(info)}, indent=1, ensure_ascii=False)
         (aside / "map.json").write_text(text + "\n", encoding="utf-8")
-        for name, content in (texts or {}).items():
-            (aside / name).write_text(content, encoding="utf-8")
+        for name, text in (texts or {}).items():
+            (aside / name).write_text(text, encoding="utf-8")
+        for name, content in (files or {}).items():
+            (aside / name).write_bytes(content)
 
 
 def load_info(folder: Path) -> MapInfo:
@@ -232,6 +251,20 @@ def load_info(folder: Path) -> MapInfo:
         return MapInfo(**{key: field_of(row, key, kinds.get(key, str)) for key in known})
     except ValueError as error:
         raise FormatError(f"{path}: {error}; build the map again") from error
+
+
+def camera_of_map(info: MapInfo) -> Camera:
+    """The commonest camera of the training pictures.
+
+    Raises:
+        MapError: map.json does not tell.
+    """
+    try:
+        return camera_from_json(info.extra["camera"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MapError(
+            f"the map of {info.scene} does not say which camera it was built with; build it again"
+        ) from error
 
 
 def load_map_tensors(folder: Path) -> dict[str, NDArray[Any]]:
@@ -306,7 +339,16 @@ def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:
 def versions() -> dict[str, str]:
     """Versions of what shapes a result."""
     found = {"python": platform.python_version()}
-    for package in ("placecell", "numpy", "opencv-python-headless", "pycolmap", "poselib", "torch"):
+    for package in (
+        "placecell",
+        "numpy",
+        "opencv-python-headless",
+        "pycolmap",
+        "poselib",
+        "torch",
+        "openvino",
+        "onnxruntime",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,16 +1,21 @@
-"""placecell export: a scene in the formats of others, and back again."""
+"""placecell export: a scene in the formats of others, and back again; a map as ONNX."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import Command
+from export import small
+from export.conftest import small_map as small_map
 from placecell.datasets import WRITERS
 from placecell.pose import pose_error
 from placecell.scene import Scene
+
+Folder = Callable[[str], Path]
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -61,3 +66,40 @@ def test_copies_can_travel(placecell: Command, room_scene: Scene, tmp_path: Path
     assert placecell("export", room_scene.root, tmp_path / "out", "tum", "--images", "copy").code == 0
     pictures = [path for path in (tmp_path / "out" / "rgb").rglob("*") if path.is_file()]
     assert len(pictures) == 36 and not any(path.is_symlink() for path in pictures)
+
+
+@pytest.fixture
+def patches() -> Iterator[None]:
+    with small.patched():
+        yield
+
+
+@pytest.mark.usefixtures("patches")
+class TestMaps:
+    def test_a_map_is_exported_and_served_next(
+        self, small_map: Folder, room_scene: Scene, placecell: Command, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "fast.map"
+        told = ("--scene", room_scene.root, "--precision", "fp32", "--frames", 2)
+        said = placecell("export", small_map("align"), out, *told)
+        assert said.code == 0, said.err
+        assert said.out.startswith(f"{out}: fp32, ") and said.following == ["placecell", "serve", str(out)]
+        assert (out / "model.onnx").is_file()
+        run = placecell("localize", out, room_scene.root, tmp_path / "run")
+        assert run.code == 0 and run.following[1] == "evaluate"
+        again = placecell("export", small_map("align"), out, *told)
+        assert again.code == 1 and "--overwrite" in again.err
+
+    def test_what_is_missing_is_told(
+        self, small_map: Folder, room_scene: Scene, placecell: Command, tmp_path: Path
+    ) -> None:
+        for words, told in (
+            ((small_map("align"), tmp_path / "out"), "--scene"),
+            ((room_scene.root, tmp_path / "out"), "colmap"),
+            ((tmp_path, tmp_path / "out"), "not a map"),
+            ((small_map("align"), tmp_path / "out", "--frames", 0), "--frames"),
+            ((small_map("align"), tmp_path / "out", "tum"), "not a scene"),
+        ):
+            said = placecell("export", *words)
+            assert said.code == 1 and told in said.err and len(said.err.splitlines()) == 1
+        assert not (tmp_path / "out").exists()

@@ -17,7 +17,9 @@ VERBS = {
     "evaluate": "a run and its scene -> errors, recalls, and the floors to beat",
     "report": "a run and its scene -> one HTML page to look at",
     "explain": "a map and pictures -> which pixels place them, and their feature vectors",
-    "export": "a scene -> the files of COLMAP, TUM or nerfstudio",
+    "track": "a map and a video or a folder of pictures -> a line for each frame, live",
+    "export": "a map -> ONNX, which runs without torch; a scene -> the files of COLMAP, TUM or nerfstudio",
+    "serve": "maps -> answers over HTTP, and a page to drop photos on",
     "fetch": "a public data set by name -> a folder",
     "demo": "all of it, on a rendered room",
 }
@@ -27,6 +29,7 @@ HELP = """placecell: know where a camera was, from one picture
   placecell scene kitchen.mp4 kitchen/                   poses by structure from motion
   placecell build kitchen/ kitchen.map structure         a map
   placecell localize kitchen.map photos/ run/            where the photos were taken
+  placecell serve kitchen.map                            the same on a page, and over HTTP
 
 {verbs}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,14 @@ from placecell.cli.terminal import Terminal, finish, parse
 from placecell.combine.calibrated import Calibrated
 from placecell.errors import MapError, PlacecellError, SceneError
 from placecell.estimate import Estimate, Query
-from placecell.exif import Exif, camera_guess
+from placecell.exif import photo_camera as photo_camera
 from placecell.images import picture_files, read_exif, read_image
 from placecell.localizer import Answering, Localizer, MapInfo, load_info
+from placecell.localizer import camera_of_map as camera_of_map
 from placecell.log import Log
 from placecell.run import Asked, asked_of, localize_into
-from placecell.scene import Scene, camera_from_json
+from placecell.scene import Scene
 
-_SAME_FOCAL = 0.1
-"""EXIF rounds focal lengths and knows nothing of cropping; so near to the map's camera it is the map's camera."""
 _SHOWN = 5
 
 
@@ -198,48 +196,6 @@ def _state(path: Path) -> str:
     except OSError:  # a broken link: the answer will say so
         return "missing"
     return f"{state.st_size} {state.st_mtime_ns}"
-
-
-def photo_camera(exif: Exif, usual: Camera, focal_px: float | None = None) -> tuple[Camera, bool]:
-    """Intrinsics of a photo, and whether its focal length is known rather than guessed.
-
-    In this order: the focal length the user gives; the map's camera where the photo has its shape at any size, or that
-    shape turned, and EXIF does not contradict it; EXIF; a guess.
-    """
-    width, height = exif.width, exif.height
-    if focal_px is not None:
-        return Camera.from_focal(width, height, focal_px), True
-    guess, known = camera_guess(exif)
-    if _fits(usual, width, height):
-        own = usual.resized(width, height)
-    elif _fits(
-        usual, height, width
-    ):  # turned to either side: which one, and so where the principal point is, is unknown
-        turned = usual.resized(height, width)
-        own = Camera.from_focal(width, height, math.sqrt(turned.fx * turned.fy))
-    else:
-        return guess, known
-    return (guess if known and abs(guess.fx / own.fx - 1) > _SAME_FOCAL else own), True
-
-
-def _fits(camera: Camera, width: int, height: int) -> bool:
-    """Whether a picture of this size can be one of the camera's, resized to whole pixels."""
-    scale = max(width, height) / max(camera.width, camera.height)
-    return max(abs(camera.width * scale - width), abs(camera.height * scale - height)) <= 1
-
-
-def camera_of_map(info: MapInfo) -> Camera:
-    """The commonest camera of the training pictures.
-
-    Raises:
-        MapError: map.json does not tell.
-    """
-    try:
-        return camera_from_json(info.extra["camera"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise MapError(
-            f"the map of {info.scene} does not say which camera it was built with; build it again"
-        ) from error
 
 
 def warn_of(found: Sequence[Estimate], guessed: Sequence[str], log: Log) -> None:

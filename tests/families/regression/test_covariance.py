@@ -15,9 +15,10 @@ from torch import Tensor
 
 from families.regression.small import Patches, pictures, settings
 from placecell.families.regression import network as network_module
-from placecell.families.regression.covariance import CovarianceHead, Spread, covariance_of, spread
+from placecell.families.regression.covariance import CovarianceHead, covariance_of
 from placecell.families.regression.losses import likelihood_loss
 from placecell.families.regression.network import Answer, PoseNetwork
+from placecell.families.regression.spreads import Spread, spread
 from placecell.geometry_torch import twist_from_pose
 from placecell.pose import Pose, pose_error, scatter
 

@@ -18,7 +18,7 @@ from families.regression.small import settings
 from placecell.backbones import picture_tensor
 from placecell.errors import FormatError, MapError, MissingDevice
 from placecell.estimate import Query
-from placecell.families.regression import covariance, dense
+from placecell.families.regression import dense, spreads
 from placecell.families.regression.localizer import RegressionMap
 from placecell.images import load_query
 from placecell.localizer import PoseFeatures, Resumable, Salient
@@ -105,7 +105,7 @@ class TestInference:
     def test_windows_that_look_opposite_ways_are_refused(
         self, found: RegressionMap, query: Query, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(covariance, "mean_pose", Mock(side_effect=ValueError))
+        monkeypatch.setattr(spreads, "mean_pose", Mock(side_effect=ValueError))
         (estimate,) = looking(found, "dense").localize([query])
         assert estimate.world_from_cam is None and "opposite ways" in str(estimate.reason)
 

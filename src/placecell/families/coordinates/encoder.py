@@ -8,12 +8,9 @@ from torch import Tensor, nn
 
 from placecell.backbones import Backbone, backbone, fused
 from placecell.errors import MapError
+from placecell.families.coordinates.cells import MIDDLE_PX as MIDDLE_PX
+from placecell.families.coordinates.cells import STRIDE as STRIDE
 
-STRIDE = 8
-"""Pixels of a cell's side."""
-MIDDLE_PX = 1.0
-"""Where in its square of 8 pixels a cell looks, from the left and from the top; see `Encoder`. By its gradients the
-ImageNet MobileNetV2 looks at -0.7 in maps of stride 8, and at 1.7 in folded ones of stride 4."""
 _STRIDES = (4, 8, 16)
 
 
@@ -59,12 +56,12 @@ class Encoder(nn.Module):
         # Some networks leave out the half cell at the end of an odd number of ours: the last whole one stands for it.
         short = (0, max(0, -(-width // 2) - coarse.shape[-1]), 0, max(0, -(-height // 2) - coarse.shape[-2]))
         coarse = F.pad(coarse.float(), short, mode="replicate")
-        between = _doubled(_doubled(coarse).mT).mT
+        between = doubled(doubled(coarse).mT).mT
         parts = (folded, even[..., :height, :width], between[..., :height, :width])
         return torch.cat([part.float() for part in parts], dim=1)
 
 
-def _doubled(values_BCHW: Tensor) -> Tensor:
+def doubled(values_BCHW: Tensor) -> Tensor:
     """(B, C, H, 2 W) with the means of neighbours between them; the last is repeated."""
     after = torch.cat([values_BCHW[..., 1:], values_BCHW[..., -1:]], dim=-1)
     return torch.stack([values_BCHW, (values_BCHW + after) / 2], dim=-1).flatten(-2)

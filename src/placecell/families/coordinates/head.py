@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LEAST_SCALE, _MOST_SCALE = 0.01, 4.0
-"""Of the inverse homogeneous coordinate (ACE)."""
+from placecell.families.coordinates.decoding import LEAST_SCALE, MOST_SCALE, UNIT
+
 _NOISE = 1.0
 """Standard deviations of what whole pictures look like that are added to it in training. GLACE's 0.1 is added to a unit
 vector of 256 numbers, 1.6 standard deviations of each; with 0.1 of ours a head learns pictures by heart."""
@@ -74,7 +74,7 @@ class Head(nn.Module):
         last = F.relu(self.last(features)).float()
         with torch.autocast(last.device.type, enabled=False):  # half a precision would round places to millimetres
             numbers = self.leave(last)
-            scale = F.softplus(numbers[:, 3:4] + _UNIT).clamp(_LEAST_SCALE, _MOST_SCALE)
+            scale = F.softplus(numbers[:, 3:4] + UNIT).clamp(LEAST_SCALE, MOST_SCALE)
             chosen = torch.softmax(numbers[:, 5:], dim=1) if numbers.shape[1] > 5 else torch.ones_like(scale)
             middle = chosen @ self.centres_K3
         return Guess(middle + self.size * numbers[:, :3] / scale, numbers[:, 4])
@@ -107,7 +107,3 @@ class Context(nn.Module):
             standard = standard + _NOISE * torch.randn_like(standard)
         told: Tensor = self.layer(standard)
         return told
-
-
-_UNIT = 0.5413
-"""softplus of it is 1."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,37 +16,21 @@ from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.errors import FormatError
 from placecell.estimate import Estimate, Query
+from placecell.families.coordinates.cells import STRIDE
 from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.encoder import Encoder
 from placecell.families.coordinates.experts import Gate, joined
 from placecell.families.coordinates.head import Guess, Head
 from placecell.families.coordinates.keeping import fill, packed
-from placecell.families.coordinates.sight import camera_seen, cell_pixels, described, overall
-from placecell.images import LEAST_DETAIL, detail
+from placecell.families.coordinates.placing import Seen, Sight, answer, surest
+from placecell.families.coordinates.sight import camera_seen, described, overall
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
-from placecell.pnp import PnP, solve_pnp
-from placecell.pose import Array, Pose
+from placecell.pose import Pose
 from placecell.resample import resample
 from placecell.scene import camera_from_json, camera_to_json
 from placecell.train.devices import require_device
 
 _LOG = "training.csv"
-_LEAST_NOISE_PX = 1.0
-"""No cell is surer than that, whatever the head says."""
-_SAMPLED = 500
-"""Cells that RANSAC sees; all that were asked refine its pose."""
-
-
-class Seen(NamedTuple):
-    """What a map says of the cells of a picture, the surest first."""
-
-    pixels: Array
-    """(N, 2) of `camera`."""
-    points_anchor: Array
-    """(N, 3)."""
-    spread_px: Array
-    """(N,) how far off their projections are expected to be."""
-    camera: Camera
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,40 +66,8 @@ class CoordinatesMap:
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """Place each picture; one of which too few cells agree is refused with their number."""
-        return [self._localize(query) for query in queries]
-
-    def _localize(self, query: Query) -> Estimate:
-        start = time.perf_counter()
-        found = self._placed(query)
-        seconds = time.perf_counter() - start
-        if isinstance(found, str):
-            return Estimate.refusal(query.name, found, seconds)
-        if found.world_from_cam is None or found.count < self.family.least:
-            reason = f"{found.count} coordinates agree on a pose, {self.family.least} needed"
-            return Estimate.refusal(query.name, reason, seconds)
-        pose = self.anchor.world_from_anchor @ found.world_from_cam
-        return Estimate(query.name, pose, found.covariance, inliers=found.count, seconds=seconds)
-
-    def _placed(self, query: Query) -> PnP | str:
-        """What most cells of a picture agree on, or why they are not asked."""
-        if query.defect is not None:
-            return query.defect
-        camera = camera_seen(query.camera, self.camera)
-        image = resample(query.image, query.camera, camera)
-        if (shown := detail(image)) < LEAST_DETAIL:
-            needed = f"(detail {shown:.2f}, {LEAST_DETAIL} needed)"
-            return f"hardly anything is in the picture {needed}; it is dark, blurred or of a bare wall"
-        if (count := len(cell_pixels(camera))) < self.family.least:
-            return f"the picture has {count} cells as this map sees it, {self.family.least} needed"
-        seen = list(self._seen(image, camera))
-        if not all(np.isfinite(by_one.points_anchor).all() for by_one in seen):
-            return "the network answers with numbers that are none; train it again with a lower learning rate"
-        return max((self._solved(by_one) for by_one in seen), key=lambda found: found.count)
-
-    def _solved(self, seen: Seen) -> PnP:
-        noise_px = np.maximum(seen.spread_px, _LEAST_NOISE_PX)
-        told: dict[str, Any] = {"max_error_px": self.family.max_error_px, "noise_px": noise_px, "sampled": _SAMPLED}
-        return solve_pnp(seen.points_anchor, seen.pixels, seen.camera, **told)
+        sight = Sight(self.camera, self.anchor, STRIDE, self._seen)
+        return [answer(query, self.family, sight) for query in queries]
 
     def coordinates(self, query: Query) -> Seen:
         """Where the cells of a picture lie: those `queried` that the head is surest of; the likeliest of several."""
@@ -190,9 +141,8 @@ def heads_of(family: Coordinates, encoder: Encoder) -> list[Head]:
 
 def _surest(guess: Guess, camera: Camera, queried: int) -> Seen:
     log_spread = guess.spread_N.float().cpu().numpy().astype(np.float64)
-    surest = np.argsort(log_spread, kind="stable")[:queried]
-    points_anchor = guess.points_N3.float().cpu().numpy().astype(np.float64)[surest]
-    return Seen(cell_pixels(camera)[surest], points_anchor, np.exp(log_spread[surest]), camera)
+    points_anchor = guess.points_N3.float().cpu().numpy().astype(np.float64)
+    return surest(points_anchor, log_spread, camera, queried)
 
 
 def _named_parts(encoder: Encoder, heads: Sequence[Head], gate: Gate | None) -> Iterator[tuple[str, str, nn.Module]]:

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from placecell.backbones import Tap
 from placecell.camera import Camera
 from placecell.errors import MapError
+from placecell.families.regression.reading import LEAST_WEIGHT, MOST_LOG_DEPTH
 from placecell.geometry_torch import matrix_from_9d, product, transform
 from placecell.pose import Array
 
 STRIDE = 16
 """Pixels from one cell to the next."""
-_LEAST_WEIGHT = 1e-3
-_MOST_LOG_DEPTH = 3.0
 
 
 class Surface(NamedTuple):
@@ -128,8 +127,8 @@ class Alignment(nn.Module):
         return torch.stack([mean_square.add(1e-8).log() / 2, cells.log()], dim=-1)
 
     def _surface(self, numbers_BN5: Tensor) -> Surface:
-        weight = torch.sigmoid(numbers_BN5[..., 4]) + _LEAST_WEIGHT
-        depth = self.depth * numbers_BN5[..., 3].clamp(-_MOST_LOG_DEPTH, _MOST_LOG_DEPTH).exp()
+        weight = torch.sigmoid(numbers_BN5[..., 4]) + LEAST_WEIGHT
+        depth = self.depth * numbers_BN5[..., 3].clamp(-MOST_LOG_DEPTH, MOST_LOG_DEPTH).exp()
         points = self.middle + self.depth * numbers_BN5[..., :3]
         return Surface(points, depth, weight / weight.sum(-1, keepdim=True))
 

@@ -1,4 +1,4 @@
-"""Dense inference: the mean of what a network says of many windows of one picture (Dense PoseNet)."""
+"""Dense inference: the mean of what a network says of many windows of one picture (Dense PoseNet). Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
+from placecell.families.regression.config import Regression
 
 T = TypeVar("T", bound=np.generic)
 
@@ -33,6 +34,13 @@ def central(camera: Camera, crop_px: int) -> Window:
     if not crop_px:
         return Window(0, 0, camera)
     return _window(camera, crop_px, (camera.width - crop_px) // 2, (camera.height - crop_px) // 2)
+
+
+def looks(camera: Camera, family: Regression) -> list[Window]:
+    """Where a network of these settings looks at a picture of the canonical camera."""
+    if family.inference == "dense":
+        return spread(camera, family.crop, family.crops)
+    return [central(camera, 0 if family.inference == "one-pass" else family.crop)]
 
 
 def spread(camera: Camera, crop_px: int, count: int) -> list[Window]:

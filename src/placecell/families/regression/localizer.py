@@ -19,21 +19,19 @@ from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.families.regression import dense
 from placecell.families.regression.config import Regression
-from placecell.families.regression.covariance import Spread, covariance_of, spread
+from placecell.families.regression.covariance import covariance_of
+from placecell.families.regression.looking import NO_NUMBERS, OPPOSITE, shown
 from placecell.families.regression.network import Answer, PoseNetwork
 from placecell.families.regression.saliency import on_picture, saliency_of
 from placecell.families.regression.sight import depth_as, depth_tensor
-from placecell.images import detail
+from placecell.families.regression.spreads import Spread, spread
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pose import Pose
-from placecell.resample import resample
 from placecell.scene import camera_from_json, camera_to_json
 from placecell.train.devices import require_device
 
 _LOG = "training.csv"
 _AT_ONCE = 32
-_FAR_BELOW = 0.2
-"""A picture with less than this share of the detail of the poorest training picture is like none of them."""
 
 Seen = tuple[torch.Tensor, torch.Tensor | None]
 """Pictures (B, 3, H, W) and, for RGB-D networks, their encoded depth."""
@@ -97,12 +95,12 @@ class RegressionMap:
         """What the answers say together, or why they say nothing."""
         numbers = [part for a in answers for part in (a.centre_B3, a.raw_BK, a.whitening_B66) if part is not None]
         if not all(bool(part.isfinite().all()) for part in numbers):
-            return "the network answers with numbers that are none; train it again with a lower learning rate"
+            return NO_NUMBERS
         expected = [covariance_of(a.whitening_B66) for a in answers if a.whitening_B66 is not None]
         poses, passes = _poses(answers), max(1, self.family.passes)
         windows = [poses[begin : begin + passes] for begin in range(0, len(poses), passes)]
         found = spread(windows, np.concatenate(expected) if expected else None)
-        return "the windows of the picture look opposite ways, so they have no mean" if found is None else found
+        return OPPOSITE if found is None else found
 
     def saliency(self, query: Query) -> NDArray[np.float32]:
         """(H, W) how far the answer moves with each pixel of the picture, at least 0; 0 where the network sees none.
@@ -136,29 +134,19 @@ class RegressionMap:
         feature: NDArray[np.float32] = answer.feature_BD[0].cpu().numpy()
         return feature
 
-    def _windows(self) -> list[dense.Window]:
-        """Where the network looks."""
-        crop, how = self.family.crop, self.family.inference
-        if how == "dense":
-            return dense.spread(self.camera, crop, self.family.crops)
-        return [dense.central(self.camera, 0 if how == "one-pass" else crop)]
-
     def _seen(self, query: Query) -> Seen | str:
         """What the network is shown of a picture, or why it is not."""
-        if query.defect is not None:
-            return query.defect
-        if self.family.depth and query.depth_m is None:
+        if query.defect is None and self.family.depth and query.depth_m is None:
             return "this map needs the depth of each picture, and this one has none"
-        image = resample(query.image, query.camera, self.camera)
-        found, least = detail(image), _FAR_BELOW * self.least_detail
-        if found < least:
-            return f"hardly anything is in the picture (detail {found:.2f}, {least:.2f} needed); it is dark or blurred"
-        looks = self._windows()
-        shown = picture_tensor(np.concatenate([look.cut(image[None]) for look in looks])).to(self._device)
+        looks = dense.looks(self.camera, self.family)
+        windows = shown(query, self.camera, self.least_detail, looks)
+        if isinstance(windows, str):
+            return windows
+        images = picture_tensor(windows).to(self._device)
         if query.depth_m is None or not self.family.depth:
-            return shown, None
+            return images, None
         depth_m = depth_as(query.depth_m, query.camera, self.camera)[None]
-        return shown, depth_tensor([(look.cut(depth_m)[0], look.camera) for look in looks]).to(self._device)
+        return images, depth_tensor([(look.cut(depth_m)[0], look.camera) for look in looks]).to(self._device)
 
     def _answers(self, images: torch.Tensor, depth: torch.Tensor | None) -> list[Answer]:
         """The network's answers, a few windows at a time."""

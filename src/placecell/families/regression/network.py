@@ -122,7 +122,7 @@ class PoseNetwork(nn.Module):
         if not self.crop:
             raise ValueError("one-pass inference needs a window; set crop")
         maps = self._maps(images_B3HW, depth_B3HW)
-        windows = list(self._windows({tap: maps[tap] for tap in self.head.taps}))
+        windows = list(self.whole_windows({tap: maps[tap] for tap in self.head.taps}))
         if not windows:
             raise ValueError(f"pictures of {tuple(images_B3HW.shape[-2:])} are smaller than windows of {self.crop}")
         joined = {tap: torch.cat([window[tap] for window in windows]) for tap in self.head.taps}
@@ -150,7 +150,7 @@ class PoseNetwork(nn.Module):
         # Learned beside the pose, the covariance must not move it.
         return answer._replace(whitening_B66=self.covariance(told if self.together else told.detach()))
 
-    def _windows(self, maps: Maps) -> Iterator[dict[str, Tensor]]:
+    def whole_windows(self, maps: Maps) -> Iterator[dict[str, Tensor]]:
         """The whole windows of the maps; finer maps have several cells to one of the coarsest."""
         coarsest = self.taps[self.last].stride
         finer = {tap: coarsest // self.taps[tap].stride for tap in maps}

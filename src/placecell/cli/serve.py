@@ -1,0 +1,67 @@
+"""placecell serve MAP..."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from placecell.cli.terminal import Terminal, finish, parse
+from placecell.errors import PlacecellError, naming_extras
+
+
+def main(words: Sequence[str]) -> None:
+    """Answer over HTTP."""
+    parse("serve", serve, words)
+
+
+def serve(
+    maps: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    scene: tuple[Path, ...] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    threads: int = 2,
+    picture_bytes: int = 20_000_000,
+    pixels: int = 50_000_000,
+    answer_s: float = 20.0,
+    queue: int = 64,
+) -> None:
+    """Answer over HTTP where pictures were taken, and show it on a page.
+
+    Args:
+        maps: Map folders, exported or not; each is known by the name of its folder.
+        scene: Scene folders that the maps were built from, for the page: points, path, nearest training picture.
+        host: Address to listen at; other machines reach 0.0.0.0.
+        port: Port to listen at.
+        token: What clients have to send as `Authorization: Bearer TOKEN`; else $PLACECELL_TOKEN, else nothing.
+        threads: Processor threads.
+        picture_bytes: Bytes of a picture that are taken.
+        pixels: Pixels of a picture that are decoded.
+        answer_s: How long an answer may take, its wait with it.
+        queue: Requests that may wait.
+    """
+    import cv2
+
+    if not maps or threads < 1 or not 0 <= port < 65536:
+        raise PlacecellError("name one map at least; --threads counts from 1, --port from 0 to 65535")
+    with naming_extras():
+        from placecell.serve.app import make_app
+        from placecell.serve.limits import Limits
+        from placecell.serve.listening import listening, run
+        from placecell.serve.served import read_maps
+    cv2.setNumThreads(threads)
+    log = Terminal()
+    limits = Limits(picture_bytes=picture_bytes, pixels=pixels, answer_s=answer_s, queue=queue)
+    secret = token or os.environ.get("PLACECELL_TOKEN") or None
+    if host not in ("127.0.0.1", "::1", "localhost") and secret is None:
+        log.warn(f"anybody who reaches {host} can ask this service; pass --token to choose who")
+    with listening(host, port) as socket:
+        found = read_maps(maps, scene)
+        address = f"http://{host}:{socket.getsockname()[1]}"
+        asked = f"{address}/v1/localize?map={next(iter(found))}"
+        finish(f"{address}: {', '.join(found)}; stop with Ctrl-C", ["curl", "--data-binary", "@photo.jpg", asked])
+        run(make_app(found, limits=limits, token=secret), socket)

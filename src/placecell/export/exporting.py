@@ -1,0 +1,226 @@
+"""From a map folder to the folder of its export, judged against the map on training frames."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placecell import atomic
+from placecell.catalog import load_map
+from placecell.errors import MapError
+from placecell.estimate import Estimate, Query
+from placecell.export.graphs import Graph, graph_of
+from placecell.export.onnx_file import described, onnx_of
+from placecell.export.parity import ALLOWED, Parity
+from placecell.export.quantized import Ranges, ladder, suffering
+from placecell.families.coordinates.cells import camera_seen
+from placecell.families.coordinates.localizer import CoordinatesMap
+from placecell.families.regression.dense import looks
+from placecell.families.regression.localizer import RegressionMap
+from placecell.families.regression.looking import shown
+from placecell.images import load_query
+from placecell.localizer import Localizer, MapInfo, load_info, map_fingerprint
+from placecell.log import Log
+from placecell.pose import Pose
+from placecell.resample import resample
+from placecell.runtime.coordinates import WHOLE_PX
+from placecell.runtime.engine import Precision
+from placecell.runtime.exported import Exported, localizer_of
+from placecell.scene import Scene
+
+_LRN = "ResponseNorm"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Training frames that an export is made and judged with."""
+
+    pictures: Sequence[NDArray[np.uint8]]
+    """(1, H, W, 3) as the network sees them, which tell the ranges of its activations."""
+    queries: Sequence[Query]
+    """Of other frames, which tell how well it answers."""
+    truths: Sequence[Pose]
+    reference: Sequence[Estimate]
+    """The map's own answers to the queries, in float32."""
+
+    def parity(self, exported: Exported) -> Parity:
+        """How the export answers."""
+        return Parity.of(localizer_of(exported).localize(self.queries), self.reference, self.truths)
+
+
+def export_map(
+    folder: Path,
+    out: Path,
+    *,
+    scene: Scene | None,
+    precision: Precision = "int8",
+    frames: int = 64,
+    force: bool = False,
+    overwrite: bool = False,
+    log: Log,
+) -> Exported:
+    """Write the export of a map and return it.
+
+    Args:
+        scene: what the map was built from; int8 is calibrated on its training frames, and every precision judged.
+        frames: how many of them calibrate, and how many others judge.
+        force: write an export that loses more than 3 % of the median, too.
+
+    Raises:
+        MapError: the map is not one that is exported, was not built from the scene, or loses too much.
+        MissingExtra: a package of the extra `export` is not installed.
+        PlacecellError: `out` exists, or cannot be written.
+    """
+    atomic.require_new(out, replace=overwrite)
+    info = load_info(folder)
+    _require(info, folder, scene, precision)
+    localizer = load_map(folder)
+    graph = graph_of(localizer)
+    evidence = None if scene is None else _evidence(localizer, scene, frames, log)
+    log.say("writing the network as ONNX, a minute or less")
+    model = onnx_of(graph)
+    if precision == "int8" and any(type(part).__name__ == _LRN for part in graph.network.modules()):
+        log.warn("local response normalisation stays in floating point and takes what eight bits gain elsewhere")
+    draft = _Draft(graph, info, precision, map_fingerprint(folder))
+    if evidence is None:
+        found, parity = draft.of(model), None
+    elif precision == "int8":
+        found, parity = _in_eight_bits(draft, model, evidence, log)
+    else:
+        found = draft.of(model)
+        parity = evidence.parity(found)
+    if parity is not None:
+        _judge(parity, force, log, scene)
+        found = draft.with_parity(found, parity)
+    found.save(out, overwrite=overwrite)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    """What every version of an export has in common."""
+
+    graph: Graph
+    info: MapInfo
+    precision: Precision
+    source: str
+
+    def of(self, model: Any, kept: Sequence[str] = (), calibrated_on: int = 0) -> Exported:
+        """The export with this model."""
+        told = {"family": self.info.family, "scene": self.info.scene, "map": self.source}
+        content = described(model, self.graph, told)
+        export = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "reads": self.graph.reads,
+            "precision": self.precision,
+            "kept": list(kept),
+            "calibrated_on": calibrated_on,
+            "of": self.source,
+            "parity": None,
+        }
+        info = replace(self.info, extra={**self.info.extra, "export": export})
+        return Exported(info, self.graph.tensors, content)
+
+    def with_parity(self, found: Exported, parity: Parity) -> Exported:
+        """The export with what was measured."""
+        export = {**found.told, "parity": parity.told}
+        return replace(found, info=replace(found.info, extra={**found.info.extra, "export": export}))
+
+
+def _in_eight_bits(draft: _Draft, model: Any, evidence: Evidence, log: Log) -> tuple[Exported, Parity]:
+    """The export in int8; where that loses too much, with the layers that suffer most kept in floating point."""
+    calibrated = len(evidence.pictures)
+    ranges = Ranges.over(model, evidence.pictures)
+    last = _last_layers(ranges, len(draft.graph.outputs))
+    found = draft.of(ranges.quantised(last), last, calibrated)
+    parity = evidence.parity(found)
+    if parity.loss <= ALLOWED:
+        return found, parity
+    log.say(f"all in eight bits loses {100 * parity.loss:.1f} %; looking for the layers that suffer")
+    best = found, parity
+    costs = suffering(ranges, evidence.pictures, [name for name in ranges.layers if name not in last], log)
+    for worst in ladder(costs):
+        kept = [*last, *worst]
+        found = draft.of(ranges.quantised(kept), kept, calibrated)
+        parity = evidence.parity(found)
+        log.say(f"{len(kept)} of {len(ranges.layers)} layers kept in floating point: loss {100 * parity.loss:.1f} %")
+        if parity.loss < best[1].loss:
+            best = found, parity
+        if parity.loss <= ALLOWED:
+            break
+    return best
+
+
+def _last_layers(ranges: Ranges, outputs: int) -> list[str]:
+    """The layers whose numbers are the answer: 8 bits would round places to centimetres."""
+    return ranges.layers[-outputs:]
+
+
+def _judge(parity: Parity, force: bool, log: Log, scene: Scene | None) -> None:
+    unit = "" if scene is None else f" {scene.unit}"
+    log.say(
+        f"{parity.frames} training frames: {parity.distance:.4g}{unit} and {parity.angle_deg:.3f} deg, "
+        f"the map itself {parity.reference_distance:.4g}{unit} and {parity.reference_angle_deg:.3f} deg"
+    )
+    if parity.loss <= ALLOWED:
+        return
+    lost = f"the export loses {100 * parity.loss:.1f} % of the median error, {100 * ALLOWED:.0f} % are allowed"
+    if not force:
+        raise MapError(f"{lost}; choose --precision bf16 or fp32, or pass --force")
+    log.warn(lost)
+
+
+def _require(info: MapInfo, folder: Path, scene: Scene | None, precision: Precision) -> None:
+    if "export" in info.extra:
+        raise MapError(f"{folder} is an export already; export the map that it was made of")
+    if scene is None and precision == "int8":
+        raise MapError(
+            "int8 is calibrated on training frames; name the scene of the map with --scene, or --precision fp32"
+        )
+    if scene is not None and scene.fingerprint != info.scene_fingerprint:
+        raise MapError(
+            f"{folder} was built from another scene than {scene.name} ({scene.labels} labels): its fingerprint is "
+            f"{info.scene_fingerprint}, not {scene.fingerprint}; name that one with --scene"
+        )
+
+
+def _evidence(localizer: Localizer, scene: Scene, frames: int, log: Log) -> Evidence:
+    """Training frames in two halves that alternate, evenly over them all."""
+    train = scene.split("train").posed
+    chosen = [train[index] for index in np.unique(np.linspace(0, len(train) - 1, 2 * frames).astype(int))]
+    if len(chosen) < 2:
+        raise MapError(
+            f"scene {scene.name} has {len(chosen)} posed training frames; an export is judged with two or more"
+        )
+    queries = [load_query(scene, frame) for frame in log.track(chosen, "training frames", len(chosen))]
+    seen = [
+        picture for index, query in enumerate(queries[::2]) if (picture := _seen(localizer, query, index)) is not None
+    ]
+    if not seen:
+        raise MapError(f"scene {scene.name}: nothing is to be seen in the training frames; is it the scene of the map?")
+    truths = [frame.world_from_cam for frame in chosen[1::2] if frame.world_from_cam is not None]
+    judged = queries[1::2]
+    return Evidence(seen, judged, truths, _in_full(localizer).localize(judged))
+
+
+def _seen(localizer: Localizer, query: Query, index: int) -> NDArray[np.uint8] | None:
+    """(1, H, W, 3) a picture as the network of a map sees it, one of its windows; None where it is not looked at."""
+    if isinstance(localizer, RegressionMap):
+        windows = shown(query, localizer.camera, localizer.least_detail, looks(localizer.camera, localizer.family))
+        return None if isinstance(windows, str) else windows[index % len(windows)][None]
+    if isinstance(localizer, CoordinatesMap) and query.defect is None:
+        return resample(query.image, query.camera, camera_seen(query.camera, localizer.camera, whole=WHOLE_PX))[None]
+    return None
+
+
+def _in_full(localizer: Localizer) -> Localizer:
+    """The map computing in float32."""
+    if isinstance(localizer, CoordinatesMap):
+        return replace(localizer, family=replace(localizer.family, precision="fp32"))
+    return localizer

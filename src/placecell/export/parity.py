@@ -1,0 +1,74 @@
+"""How far an exported map answers otherwise than the map it was made of, on training frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from placecell.estimate import Estimate
+from placecell.pose import Pose, pose_error
+
+ALLOWED = 0.03
+"""Share of the median error that an export may lose."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Medians over some training frames, distances in the scene's unit; a refused frame counts as infinitely off."""
+
+    frames: int
+    distance: float
+    """Of the export from the labels."""
+    angle_deg: float
+    reference_distance: float
+    """Of the map itself, in torch and float32."""
+    reference_angle_deg: float
+    moved: float
+    """Of the export from the map."""
+    moved_deg: float
+    refused: int
+    """Frames that the export does not place."""
+    reference_refused: int
+
+    @classmethod
+    def of(cls, found: Sequence[Estimate], reference: Sequence[Estimate], truths: Sequence[Pose]) -> Self:
+        """The export's answers and the map's to the same frames."""
+        ours = [pose_error(a.world_from_cam, truth) for a, truth in zip(found, truths, strict=True)]
+        theirs = [pose_error(b.world_from_cam, truth) for b, truth in zip(reference, truths, strict=True)]
+        both = [
+            pose_error(a.world_from_cam, b.world_from_cam)
+            for a, b in zip(found, reference, strict=True)
+            if a.world_from_cam is not None and b.world_from_cam is not None
+        ]
+        medians = [
+            float(np.median([getattr(error, key) for error in errors])) if errors else float("inf")
+            for errors in (ours, theirs, both)
+            for key in ("distance", "angle_deg")
+        ]
+        refused = [sum(answer.world_from_cam is None for answer in answers) for answers in (found, reference)]
+        a, b, c, d, e, f = medians
+        return cls(len(truths), a, b, c, d, e, f, *refused)
+
+    @property
+    def loss(self) -> float:
+        """Share of the median error that is lost, of the centre or of the rotation, the larger; below 0 where the
+        export is the better by chance."""
+        pairs = ((self.distance, self.reference_distance), (self.angle_deg, self.reference_angle_deg))
+        return max(_share(ours, theirs) for ours, theirs in pairs)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As map.json keeps it; infinite figures are the text inf."""
+        values = {**asdict(self), "loss": self.loss}
+        return {key: value if np.isfinite(value) else "inf" for key, value in values.items()}
+
+
+def _share(ours: float, theirs: float) -> float:
+    if ours == theirs:
+        return 0.0
+    if not np.isfinite(theirs):
+        return -1.0
+    return ours / theirs - 1.0 if theirs > 0 else float("inf")

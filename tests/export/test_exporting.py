@@ -1,0 +1,146 @@
+"""An export answers as its map does, says how well, and is refused where it does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Remembering
+from export import small
+from placecell.catalog import load_map
+from placecell.errors import MapError, PlacecellError
+from placecell.estimate import Query
+from placecell.export import exporting
+from placecell.export.exporting import export_map
+from placecell.localizer import Coarse, Localizer, load_info, map_fingerprint
+from placecell.pose import pose_error
+from placecell.scene import Scene
+from test_contract import unplaceable
+
+Folder = Callable[[str], Path]
+
+pytestmark = pytest.mark.usefixtures("patches")
+
+
+@pytest.mark.parametrize("kind", ["align", "posenet", "dense", "one-pass"])
+def test_an_export_answers_as_its_map(
+    kind: str, small_map: Folder, small_export: Folder, room_queries: list[Query]
+) -> None:
+    ours, theirs = load_map(small_export(kind)), load_map(small_map(kind))
+    assert isinstance(ours, Localizer) and isinstance(ours, Coarse)
+    for found, expected in zip(ours.localize(room_queries), theirs.localize(room_queries), strict=True):
+        assert found.name == expected.name and found.world_from_cam is not None
+        error = pose_error(found.world_from_cam, expected.world_from_cam)
+        assert error.distance < 1e-3 and error.angle_deg < 0.02
+
+
+def test_what_it_refuses_it_refuses_in_the_same_words(small_map: Folder, small_export: Folder) -> None:
+    for kind, refused in (("align", 12), ("coordinates", 14)):
+        ours, theirs = load_map(small_export(kind)), load_map(small_map(kind))
+        queries = unplaceable(ours.sight.resized(480, 360))  # type: ignore[attr-defined]
+        reasons = [[answer.reason for answer in map.localize(queries)] for map in (ours, theirs)]
+        assert reasons[0] == reasons[1]
+        assert sum(reason is not None for reason in reasons[0]) >= refused
+
+
+def test_it_says_how_it_was_made(small_map: Folder, small_export: Folder) -> None:
+    told = load_info(small_export("align")).extra["export"]
+    assert (told["precision"], told["reads"], told["of"]) == ("fp32", "align", map_fingerprint(small_map("align")))
+    parity = told["parity"]
+    assert parity["frames"] == 3 and parity["moved"] < 1e-3 and abs(parity["loss"]) < 0.01
+    assert load_info(small_export("align")).config == load_info(small_map("align")).config
+
+
+def test_it_runs_where_there_is_no_torch(small_export: Folder, room_scene: Scene, tmp_path: Path) -> None:
+    code = f"""
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "lightning_fabric"):
+            raise ModuleNotFoundError(f"no {{name}}", name=name)
+
+sys.meta_path.insert(0, NoTorch())
+from pathlib import Path
+from placecell.catalog import load_map
+from placecell.images import load_query
+from placecell.scene import Scene
+scene = Scene.load(Path({str(room_scene.root)!r}))
+query = load_query(scene, scene.split("test").frames[0])
+for folder in ({str(small_export("align"))!r}, {str(small_export("coordinates"))!r}):
+    (answer,) = load_map(Path(folder)).localize([query])
+    print(answer.reason or "placed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert (first == "placed" and "coordinates agree" in second) or second == "placed"
+
+
+def test_eight_bits_keep_what_hurts_and_say_so(small_map: Folder, room_scene: Scene, tmp_path: Path) -> None:
+    log = Remembering()
+    found = export_map(small_map("align"), tmp_path / "out", scene=room_scene, frames=4, force=True, log=log)
+    exact = export_map(
+        small_map("align"), tmp_path / "fp32", scene=room_scene, precision="fp32", frames=4, log=Remembering()
+    )
+    assert found.told["precision"] == "int8" and found.told["calibrated_on"] == 4
+    assert found.told["kept"], "the layer that says the numbers stays"
+    assert len(found.model) < len(exact.model)
+    assert 0 < found.told["parity"]["moved"] < 0.5 * found.told["parity"]["reference_distance"] + 0.5
+    assert load_map(tmp_path / "out").localize([]) == []
+
+
+def test_one_that_loses_too_much_is_refused_unless_forced(
+    small_map: Folder, room_scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "ALLOWED", -2.0)
+    told = {"scene": room_scene, "precision": "fp32", "frames": 2, "log": Remembering()}
+    with pytest.raises(MapError, match=r"loses .* --force"):
+        export_map(small_map("align"), tmp_path / "out", **told)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+    export_map(small_map("align"), tmp_path / "out", force=True, **told)  # type: ignore[arg-type]
+    assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_what_cannot_be_done_is_said_before_the_work(
+    small_map: Folder, small_export: Folder, room_scene: Scene, tmp_path: Path
+) -> None:
+    def refused(folder: Path, scene: Scene | None, out: str = "out") -> str:
+        with pytest.raises(PlacecellError) as caught:
+            export_map(folder, tmp_path / out, scene=scene, log=Remembering())
+        assert not (tmp_path / "out").exists()
+        return str(caught.value)
+
+    other = replace(room_scene, name="another")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    assert "--scene" in refused(small_map("align"), None)
+    assert "another scene" in refused(small_map("align"), other)
+    assert "export already" in refused(small_export("align"), room_scene)
+    assert "exists already" in refused(small_map("align"), room_scene, "full")
+
+
+def test_what_it_is_calibrated_on_is_not_what_it_is_judged_on(room_scene: Scene) -> None:
+    found = exporting._evidence(small.regression(room_scene, "align"), room_scene, 5, Remembering())
+    names = {query.name for query in found.queries}
+    assert len(names) == len(found.truths) == 5 and len(found.pictures) == 5
+    train = {frame.name for frame in room_scene.split("train").frames}
+    assert names <= train
+    judged = [query.image for query in found.queries]
+    assert all(picture.shape == (1, 64, 85, 3) for picture in found.pictures), found.pictures[0].shape
+    assert not any(np.array_equal(picture[0], image) for picture in found.pictures for image in judged)
+
+
+def test_equal_exports_are_equal_files(small_map: Folder, room_scene: Scene, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        export_map(small_map("posenet"), tmp_path / name, scene=None, precision="fp32", log=Remembering())
+    for name in ("map.json", "model.onnx", "weights.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    assert json.loads((tmp_path / "one" / "map.json").read_text())["extra"]["export"]["parity"] is None

@@ -1,0 +1,43 @@
+"""What an export loses against its map."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from placecell.estimate import Estimate
+from placecell.export.parity import Parity
+from placecell.pose import Pose
+
+
+def at(x: float, name: str = "a") -> Estimate:
+    return Estimate(name, Pose(np.eye(3), np.array([x, 0.0, 0.0])))
+
+
+TRUTHS = [Pose.identity()] * 3
+
+
+def test_the_loss_is_the_share_of_the_median() -> None:
+    found = Parity.of([at(0.11), at(0.22), at(0.33)], [at(0.1), at(0.2), at(0.3)], TRUTHS)
+    assert (found.distance, found.reference_distance) == (0.22, 0.2)
+    assert found.loss == pytest.approx(0.1) and found.moved == pytest.approx(0.02)
+
+
+def test_a_better_export_loses_nothing() -> None:
+    found = Parity.of([at(0.1)] * 3, [at(0.2)] * 3, TRUTHS)
+    assert found.loss == 0.0 and found.distance < found.reference_distance  # of rotation: both have none
+
+
+def test_the_worse_of_centre_and_rotation_counts() -> None:
+    turned = Estimate("a", Pose.exp([0.02, 0, 0, 0.1, 0, 0]))
+    straight = Estimate("a", Pose.exp([0.01, 0, 0, 0.1, 0, 0]))
+    assert Parity.of([turned] * 3, [straight] * 3, TRUTHS).loss == pytest.approx(1.0, rel=1e-3)
+
+
+def test_refusing_is_losing_everything() -> None:
+    found = Parity.of([Estimate.refusal("a", "no")] * 3, [at(0.1)] * 3, TRUTHS)
+    assert found.loss == math.inf and (found.refused, found.reference_refused) == (3, 0)
+    json.dumps(found.told, allow_nan=False)

@@ -1,0 +1,97 @@
+"""Quantisation: a step for each channel, layers that are kept, and the order in which they are."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Remembering
+from placecell.export.quantized import Ranges, ladder, outputs_of, suffering
+
+
+def model_of(weights: list[Any]) -> Any:
+    """Convolutions of 1x1 in a row, with ReLU between them, of uint8 pictures."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["channels"], "enter", perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["channels"], ["x0"], "cast", to=TensorProto.FLOAT),
+    ]
+    stored = []
+    for index, weight in enumerate(weights):
+        stored.append(numpy_helper.from_array(weight[:, :, None, None].astype(np.float32), f"w{index}"))
+        last = index == len(weights) - 1
+        nodes.append(
+            helper.make_node("Conv", [f"x{index}", f"w{index}"], ["out" if last else f"y{index}"], f"c{index}")
+        )
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"y{index}"], [f"x{index + 1}"], f"r{index}"))
+    enters = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 4, 5, 3])
+    leaves = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", len(weights[-1]), 4, 5])
+    graph = helper.make_graph(nodes, "g", [enters], [leaves], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture
+def pictures() -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (1, 4, 5, 3)).astype(np.uint8) for _ in range(6)]
+
+
+@pytest.fixture
+def weights() -> list[Any]:
+    rng = np.random.default_rng(1)
+    return [rng.normal(size=(8, 3)), rng.normal(size=(8, 8)), rng.normal(size=(4, 8))]
+
+
+def scales(model: Any, weight: str) -> Any:
+    from onnx import numpy_helper
+
+    values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    return next(value for name, value in values.items() if name.startswith(weight) and name.endswith("_scale"))
+
+
+def test_every_output_channel_has_its_own_step(pictures: list[Any], weights: list[Any]) -> None:
+    weights[1][2] *= 1000  # would leave nothing of the others if they shared it
+    found = Ranges.over(model_of(weights), pictures)
+    assert found.layers == ["c0", "c1", "c2"]
+    steps = scales(found.quantised(()), "w1")
+    np.testing.assert_allclose(steps, np.abs(weights[1]).max(axis=1) / 127, rtol=0.02)
+
+
+def test_it_says_nearly_what_the_model_says(pictures: list[Any], weights: list[Any]) -> None:
+    found = Ranges.over(model_of(weights), pictures)
+    (exact,), (rounded,) = outputs_of(found.model, pictures), outputs_of(found.quantised(()), pictures)
+    error = np.abs(rounded - exact).mean() / np.abs(exact).mean()
+    assert 1e-5 < error < 0.05
+
+
+def test_layers_that_are_kept_are_kept(pictures: list[Any], weights: list[Any]) -> None:
+    found = Ranges.over(model_of(weights), pictures)
+    kept = found.quantised(["c1"])
+    names = {item.name for item in kept.graph.initializer}
+    assert "w1" in names and "w0" not in names and "w2" not in names
+    everything = found.quantised(found.layers)
+    assert {"w0", "w1", "w2"} <= {item.name for item in everything.graph.initializer}
+
+
+def test_who_suffers_most_is_found(pictures: list[Any], weights: list[Any]) -> None:
+    # One channel between c1 and c2 is huge and hardly read: the step of what passes there drowns the others.
+    weights[1][0] = 300 * np.abs(weights[1][0])
+    weights[2][:, 0] *= 1e-4
+    found = Ranges.over(model_of(weights), pictures)
+    costs = suffering(found, pictures, found.layers, Remembering())
+    assert list(costs) == ["c0", "c1", "c2"]
+    assert min(costs["c1"], costs["c2"]) > 10 * costs["c0"] > 0
+
+
+def test_the_ladder_keeps_the_worst_first_and_ends_with_all() -> None:
+    costs = {"a": 1.0, "b": 16.0, "c": 4.0, "d": 0.01}
+    rungs = list(ladder(costs))
+    assert rungs[0] == ["b"]  # 5.01 of 21.01 is left, less than a quarter
+    assert rungs[-1] == ["b", "c", "a", "d"]
+    assert all(one == other[: len(one)] and len(one) < len(other) for one, other in pairwise(rungs))
+    assert list(ladder({})) == []
