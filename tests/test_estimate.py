@@ -16,6 +16,7 @@ from placecell.errors import FormatError
 from placecell.estimate import (
     Estimate,
     Query,
+    Radii,
     dump_predictions,
     estimate_from_json,
     estimate_to_json,
@@ -37,11 +38,21 @@ def answers() -> list[Estimate]:
         Estimate("Küche/1.jpg", POSE, covariance(), confidence=0.75, inliers=120, seconds=0.08),
         Estimate.refusal("Küche/2.jpg", "image is blank", 0.01),
         Estimate("line\u2028sep\u0085.jpg", Pose.identity()),
+        Estimate(
+            "calibrated.jpg",
+            POSE,
+            covariance(1),
+            radii=Radii(0.9, 0.03, 1.5),
+            familiarity=0.25,
+            map="kitchen.map",
+            also=("office.map", "hall.map"),
+        ),
+        replace(Estimate.refusal("elsewhere.jpg", "no map knows this place"), confidence=0.0, familiarity=0.0),
     ]
 
 
 def assert_same(a: Estimate, b: Estimate) -> None:
-    for key in ("name", "confidence", "inliers", "reason", "seconds"):
+    for key in ("name", "confidence", "inliers", "reason", "seconds", "radii", "familiarity", "map", "also"):
         assert getattr(a, key) == getattr(b, key), key
     assert (a.world_from_cam is None) == (b.world_from_cam is None)
     if a.world_from_cam is not None and b.world_from_cam is not None:
@@ -119,6 +130,9 @@ class TestPredictions:
             '{"name": "a", "quat_wxyz": [0, 0, 0, 0], "t": [0, 0, 0]}',
             '{"name": "a", "quat_wxyz": [1, 0, 0, 0], "t": [0, 0, 0], "covariance": [1, 2]}',
             '{"name": "a", "quat_wxyz": [1, 0, 0, 0], "t": [0, 0, 0], "covariance": {}}',
+            '{"name": "a", "quat_wxyz": [1, 0, 0, 0], "t": [0, 0, 0], "radii": {"coverage": 0.9}}',
+            '{"name": "a", "quat_wxyz": [1, 0, 0, 0], "t": [0, 0, 0], "radii": [0.9, 1, 2]}',
+            '{"name": "a", "quat_wxyz": [1, 0, 0, 0], "t": [0, 0, 0], "also": 5}',
         ],
     )
     @pytest.mark.parametrize("partial", [False, True])
@@ -134,7 +148,7 @@ class TestPredictions:
     def test_an_answer_given_twice_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "predictions.jsonl"
         path.write_text(dump_predictions([*answers(), answers()[1]]), encoding="utf-8")
-        with pytest.raises(FormatError, match=r"jsonl:4: Küche/2\.jpg is answered twice"):
+        with pytest.raises(FormatError, match=r"jsonl:6: Küche/2\.jpg is answered twice"):
             read_predictions(path)
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:

@@ -136,11 +136,17 @@ def estimate_from_json(row: dict[str, Any]) -> Estimate:
         inliers=row.get("inliers"),
         reason=row.get("reason"),
         seconds=row.get("seconds"),
-        radii=None if row.get("radii") is None else Radii(**field_of(row, "radii", dict)),
+        radii=_radii_from_json(row),
         familiarity=row.get("familiarity"),
         map=row.get("map"),
         also=tuple(map(str, row.get("also", ()))),
     )
+
+
+def _radii_from_json(row: dict[str, Any]) -> Radii | None:
+    if row.get("radii") is None:
+        return None
+    return Radii(**{key: float(value) for key, value in field_of(row, "radii", dict).items()})
 
 
 def is_definite(covariance: Array) -> bool:

@@ -35,7 +35,7 @@ class Seer:
 
 @pytest.fixture
 def seer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("placecell.catalog.load_map", lambda folder, device, calibrated: Seer())
+    monkeypatch.setattr("placecell.catalog.load_map", lambda folder, **_: Seer())
 
 
 def table(path: Path) -> list[list[str]]:
@@ -126,7 +126,7 @@ class TestOfPhotos:
 def test_a_map_that_cannot_tell_says_so(
     room_scene: Scene, room_map_folder: Maps, placecell: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("placecell.catalog.load_map", lambda folder, device, calibrated: object())
+    monkeypatch.setattr("placecell.catalog.load_map", lambda folder, **_: object())
     said = placecell("explain", room_map_folder("retrieval"), room_scene.root, tmp_path / "out")
     assert said.code == 1 and "retrieval maps do not tell what they see" in said.err and said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
