@@ -54,8 +54,8 @@ bench-coordinates: setup
 bench-uncertainty: setup
 	$(BIN)/python benchmarks/uncertainty.py structure=bench/coordinates/structure-sfm.map \
 	  coordinates=bench/coordinates/default-sfm.map
-	$(BIN)/python benchmarks/cascade.py bench/coordinates/structure-sfm.map \
-	  coordinates=bench/coordinates/default-sfm.map
+	$(BIN)/python benchmarks/cascade.py whole=bench/coordinates/structure-sfm.map \
+	  --guides coordinates=bench/coordinates/default-sfm.map
 
 bench-speed: setup
 	$(BIN)/python benchmarks/speed.py

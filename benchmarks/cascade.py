@@ -1,9 +1,9 @@
 """What a cascade saves, into docs/benchmarks.md: `make bench-uncertainty`.
 
-    python benchmarks/cascade.py structure.map coordinates=fast.map regression=pose.map
+    python benchmarks/cascade.py whole=structure.map 1500=small.map --guides coordinates=fast.map regression=pose.map
 
-The structure map of the red kitchen is asked its test frames as it is, and guided by each of the other maps, in one
-run. Finding features takes the same either way and is timed apart: what is left is retrieval, matching, RANSAC and
+Structure maps of the red kitchen are asked its test frames as they are, and guided by each of other maps, in one run.
+Finding features takes the same either way and is timed apart: what is left is retrieval, matching, RANSAC and
 refinement. Needs the real frames ($PLACECELL_DATA, default ../shared/data).
 """
 
@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,27 @@ def asked(scene: Scene, first: Any, answer: Callable[[Query, Estimate | None], E
     }
 
 
-def measure(structure: Path, others: Sequence[tuple[str, Path]]) -> None:
-    """One line for the map alone, and one guided by each other map."""
-    scene, found = kitchen("sfm"), load_map(structure, calibrated=False)
-    if not isinstance(found, StructureMap):
-        raise MapError(f"{structure}: not of family structure; name a structure map first")
-    for frame in scene.split("test").posed[:3]:
-        found.localize([load_query(scene, frame)])  # what is loaded at first use
-    rows = {"structure alone": asked(scene, None, lambda query, _: found.localize([query])[0])}
-    for name, folder in others:
-        first: Any = load_map(folder)
-        rows[f"guided by {name}"] = asked(
-            scene, first, lambda query, prior: found.localize_near([query], [] if prior is None else [prior])[0]
-        )
+def measure(maps: Sequence[tuple[str, Path]], guides: Sequence[tuple[str, Path]]) -> None:
+    """One line for each map alone, and one guided by each other map."""
+    scene, rows = kitchen("sfm"), {}
+    for name, folder in maps:
+        found = load_map(folder, calibrated=False)
+        if not isinstance(found, StructureMap):
+            raise MapError(f"{folder}: not of family structure, which alone can be guided")
+        for frame in scene.split("test").posed[:3]:
+            found.localize([load_query(scene, frame)])  # what is loaded at first use
+        rows[f"{name}, alone"] = asked(scene, None, partial(_alone, found))
+        for guide, other in guides:
+            rows[f"{name}, guided by {guide}"] = asked(scene, load_map(other), partial(_guided, found))
     write_text(MEASURED, json.dumps({"rows": rows, "stamp": stamp()}, indent=1) + "\n")
+
+
+def _alone(found: StructureMap, query: Query, _: Estimate | None) -> Estimate:
+    return found.localize([query])[0]
+
+
+def _guided(found: StructureMap, query: Query, prior: Estimate | None) -> Estimate:
+    return found.localize_near([query], [] if prior is None else [prior])[0]
 
 
 def page() -> None:
@@ -140,12 +148,12 @@ def page() -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("structure", type=Path, nargs="?", help="the map that matches")
-    parser.add_argument("others", nargs="*", type=named, help="maps that guide it, as name=folder")
+    parser.add_argument("maps", nargs="*", type=named, help="structure maps, as name=folder; the first is the measure")
+    parser.add_argument("--guides", nargs="*", type=named, default=[], help="maps that guide them, as name=folder")
     given = parser.parse_args(words)
     cv2.setNumThreads(2)
-    if given.structure is not None:
-        measure(given.structure, given.others)
+    if given.maps:
+        measure(given.maps, given.guides)
     page()
 
 
