@@ -25,7 +25,9 @@ POSITIONALS = {
     "evaluate": "RUN SCENE",
     "report": "RUN SCENE OUT",
     "explain": "MAP PICTURES OUT",
-    "export": "SCENE OUT FORMAT",
+    "export": "SOURCE OUT FORMAT",
+    "track": "MAP SOURCE",
+    "serve": "MAP",
     "fetch": "NAME OUT",
     "demo": "OUT",
 }

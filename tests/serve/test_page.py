@@ -24,7 +24,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def page(room_served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with listening("127.0.0.1", 0) as socket:
-        server = server_of(make_app({"room": room_served}))
+        server = server_of(make_app({room_served.name: room_served}))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
         with chromium(tmp_path_factory.mktemp("profile")) as found:

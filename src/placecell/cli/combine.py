@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> None:
 def combine(
     out: Annotated[Path, tyro.conf.Positional],
     map: Annotated[Path, tyro.conf.Positional],
-    others: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     how: Literal["mixture", "information", "cascade"] = "mixture",
     sure: float | None = None,
     overwrite: bool = False,

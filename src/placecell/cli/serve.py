@@ -19,7 +19,8 @@ def main(words: Sequence[str]) -> None:
 
 
 def serve(
-    maps: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    map: Annotated[Path, tyro.conf.Positional],
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     scene: tuple[Path, ...] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -33,7 +34,8 @@ def serve(
     """Answer over HTTP where pictures were taken, and show it on a page.
 
     Args:
-        maps: Map folders, exported or not; each is known by the name of its folder.
+        map: Map folder, exported or not; it is known by the name of the folder.
+        others: Further map folders.
         scene: Scene folders that the maps were built from, for the page: points, path, nearest training picture.
         host: Address to listen at; other machines reach 0.0.0.0.
         port: Port to listen at.
@@ -46,8 +48,8 @@ def serve(
     """
     import cv2
 
-    if not maps or threads < 1 or not 0 <= port < 65536:
-        raise PlacecellError("name one map at least; --threads counts from 1, --port from 0 to 65535")
+    if threads < 1 or not 0 <= port < 65536:
+        raise PlacecellError("--threads counts from 1, --port from 0 to 65535")
     with naming_extras():
         from placecell.serve.app import make_app
         from placecell.serve.limits import Limits
@@ -58,7 +60,7 @@ def serve(
     limits = Limits(picture_bytes=picture_bytes, pixels=pixels, answer_s=answer_s, queue=queue)
     secret = token or os.environ.get("PLACECELL_TOKEN") or None
     with listening(host, port) as socket:
-        found = read_maps(maps, scene)
+        found = read_maps((map, *others), scene)
         if host not in ("127.0.0.1", "::1", "localhost") and secret is None:
             log.warn(f"anybody who reaches {host} can ask this service; pass --token to choose who")
         address = f"http://{host}:{socket.getsockname()[1]}"
