@@ -19,7 +19,7 @@ F = TypeVar("F", np.float32, np.float64)
 NOISE_PX = 0.7
 """Standard deviation of a feature's place, a pixel axis: what SIFT's residuals against well-seen points show."""
 _LEAST_VARIANCE = 1e-4
-_GAINS = (1e-3, 1e-5)
+_GAINS = (1e-3, 1e-6)
 """Of the steps of refinement: the first solution chooses inliers anew, the second is the answer."""
 
 

@@ -31,11 +31,13 @@ def png_bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def held_by(gate: threading.Event) -> Callable[[], None]:
+def held_by(gate: threading.Event, begun: threading.Event | None = None) -> Callable[[], None]:
     """Work that waits at a gate."""
 
     def wait() -> None:
-        gate.wait(10)
+        if begun is not None:
+            begun.set()
+        gate.wait(60)
 
     return wait
 
@@ -161,19 +163,24 @@ class TestCrowds:
         assert asked(echoing, talk) == {(200, 64.0)}
 
     def test_a_full_queue_says_come_back(self, echoing: dict[str, Served], echo: Echo) -> None:
-        gate = threading.Event()
+        gate, begun = threading.Event(), threading.Event()
 
         async def talk(web: httpx.AsyncClient) -> list[int]:
             while (await web.get("/ready")).status_code != 200:
                 await asyncio.sleep(0.01)
-            echo.before = held_by(gate)
-            waiting = [asyncio.ensure_future(web.post("/v1/localize", content=jpeg())) for _ in range(8)]
-            while (await web.get("/ready")).status_code == 200:  # until enough of them wait
+            echo.before = held_by(gate, begun)
+            waiting = [asyncio.ensure_future(web.post("/v1/localize", content=jpeg()))]
+            while not begun.is_set():  # the first has begun, so that the others wait
                 await asyncio.sleep(0.01)
-            reply = await web.post("/v1/localize", content=jpeg())
-            assert problem(reply) == (503, "busy") and reply.headers["retry-after"] == "1"
-            assert problem(await web.get("/ready")) == (503, "busy")
-            gate.set()
+            try:
+                waiting += [asyncio.ensure_future(web.post("/v1/localize", content=jpeg())) for _ in range(7)]
+                while (await web.get("/ready")).status_code == 200:  # until enough of them wait
+                    await asyncio.sleep(0.01)
+                reply = await web.post("/v1/localize", content=jpeg())
+                assert problem(reply) == (503, "busy") and reply.headers["retry-after"] == "1"
+                assert problem(await web.get("/ready")) == (503, "busy")
+            finally:
+                gate.set()  # or the service would wait for ever to close
             return [(await one).status_code for one in waiting]
 
         statuses = asked(echoing, talk, limits=Limits(queue=3))

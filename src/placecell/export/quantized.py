@@ -140,9 +140,11 @@ class _Reader:
     def __init__(self, pictures: Pictures) -> None:
         self._left = iter(pictures)
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def _next(self) -> dict[str, NDArray[np.uint8]] | None:
         picture = next(self._left, None)
         return None if picture is None else {"images": picture}
+
+    get_next = _next  # as ONNX Runtime calls it
 
 
 @contextmanager
