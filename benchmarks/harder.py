@@ -196,7 +196,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("maps", nargs="*", type=named, help="maps to ask, as name=folder")
     parser.add_argument("--kinds", nargs="+", choices=ASKED, default=list(ASKED))
-    parser.add_argument("--every", type=int, default=3, help="ask one of so many test frames")
+    parser.add_argument("--every", type=int, default=10, help="ask one of so many test frames")
     parser.add_argument("--again", action="store_true", help="measure what is measured already")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     given = parser.parse_args(words)
