@@ -18,6 +18,8 @@ from placecell.run import RunInfo
 from placecell.scene import Scene
 from placecell.synthetic import make_scene
 
+pytestmark = pytest.mark.slow
+
 Maps = Callable[[str], Path]
 SMALL = ("--words", 8, "--dimensions", 64, "--features", 300)
 

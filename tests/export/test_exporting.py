@@ -26,7 +26,7 @@ from test_contract import unplaceable
 
 Folder = Callable[[str], Path]
 
-pytestmark = pytest.mark.usefixtures("patches")
+pytestmark = [pytest.mark.usefixtures("patches"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("kind", ["align", "posenet", "dense", "one-pass"])

@@ -16,7 +16,7 @@ from placecell.families.coordinates.sight import described as cells_described
 from placecell.runtime.engine import engine_of
 from placecell.scene import Scene
 
-pytestmark = pytest.mark.usefixtures("patches")
+pytestmark = [pytest.mark.usefixtures("patches"), pytest.mark.slow]
 
 
 def test_pictures_enter_as_in_training() -> None:

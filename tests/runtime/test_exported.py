@@ -21,6 +21,8 @@ from placecell.runtime.exported import Exported
 from placecell.runtime.regression import ExportedRegression
 from test_contract import files_of, said
 
+pytestmark = pytest.mark.slow
+
 Folder = Callable[[str], Path]
 
 

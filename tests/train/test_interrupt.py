@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ def handler() -> Iterator[None]:
 
 
 def press() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    """Ctrl-C, delivered before the next line; one sent to the process may be taken by any thread, and comes later."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_the_first_is_a_wish_and_the_second_an_interruption() -> None:
