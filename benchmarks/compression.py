@@ -112,7 +112,7 @@ def record(name: str, folder: Path, part: str) -> None:
         "deg": overall.median_angle_deg,
         "recalls": {key: 100 * value for key, value in overall.recalls.items()},
         "ms": None if found.seconds_median is None else 1e3 * found.seconds_median,
-        "config": info.config,
+        "config": {key: value for key, value in info.config.items() if key != "weights"},
         "stamp": stamp(),
     }
     if info.family == "structure":
