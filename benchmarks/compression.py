@@ -36,7 +36,7 @@ from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.families.structure import Structure
 from placecell.families.structure.building import Evidence, assembled, triangulated
-from placecell.localizer import load_info, map_bytes
+from placecell.localizer import load_info, map_bytes, wants_depth
 from placecell.scene import Scene
 
 MEASURED = ROOT / "benchmarks" / "measured" / "compression"
@@ -100,7 +100,7 @@ def measure(name: str, settings: Structure, part: str) -> None:
 def record(name: str, folder: Path, part: str) -> None:
     """Ask a map, and keep its figures."""
     scene, localizer, info = place(part), load_map(folder), load_info(folder)
-    found = judged(scene, answers(localizer, scene, depth=getattr(localizer, "wants_depth", False)))
+    found = judged(scene, answers(localizer, scene, depth=wants_depth(localizer)))
     overall = found.overall
     told: dict[str, Any] = {
         "row": name,

@@ -31,12 +31,11 @@ from page import ROOT, markdown, put, stamp
 
 from placecell.atomic import write_text
 from placecell.catalog import load_map
-from placecell.cli.localize import wants_depth
 from placecell.damage import LEVELS, Kind, damaged, told, truth
 from placecell.errors import MapError, PlacecellError
 from placecell.estimate import Query
 from placecell.images import load_query
-from placecell.localizer import Localizer, load_info, map_bytes, map_fingerprint
+from placecell.localizer import Localizer, load_info, map_bytes, map_fingerprint, wants_depth
 from placecell.metrics import evaluate
 from placecell.run import Asked, localize_all
 from placecell.scene import Frame, Scene

@@ -33,14 +33,14 @@ from page import DATA, ROOT, markdown, put, stamp
 
 from placecell.atomic import write_text
 from placecell.catalog import load_map
-from placecell.cli.localize import camera_of_map, photos_at
+from placecell.cli.localize import photos_at
 from placecell.cli.terminal import Terminal
 from placecell.combine.calibrated import Calibrated, write_calibration
 from placecell.combine.calibrating import Candidate, answers, built_without, calibrated, default_threshold
 from placecell.damage import LEVELS, Kind, damaged, told
 from placecell.errors import PlacecellError
 from placecell.estimate import Estimate
-from placecell.localizer import load_info, map_fingerprint
+from placecell.localizer import camera_of_map, load_info, map_fingerprint
 from placecell.log import Silent
 from placecell.reliability import auroc, is_hit, reliability
 from placecell.run import Asked, asked_of, localize_all

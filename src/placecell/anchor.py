@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,19 @@ class Anchor:
         away = np.array([pose.translation for pose in world_from_cam]) - mean.translation
         scale = float(np.sqrt((away**2).sum(axis=1).mean()))
         return cls(mean, 1.0 if scale < _LEAST_SCALE else float(f"{scale:.6g}"))
+
+    def to_json(self) -> dict[str, Any]:
+        """As map.json keeps it, among what a family needs to load."""
+        return {"world_from_anchor": self.world_from_anchor.matrix[:3].tolist(), "scale": self.scale}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not there, or is none.
+        """
+        return cls(Pose.from_matrix(row["world_from_anchor"]), float(row["scale"]))
 
     def labels(self, world_from_cam: Sequence[Pose]) -> Labels:
         """Poses in the frame of the anchor."""

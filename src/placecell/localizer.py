@@ -77,6 +77,11 @@ class Family(Protocol):
         ...
 
 
+def wants_depth(localizer: object) -> bool:
+    """Whether a map needs the depth of the pictures it places."""
+    return bool(getattr(localizer, "wants_depth", False))
+
+
 @runtime_checkable
 class Salient(Protocol):
     """A map that can tell which pixels place a picture."""

@@ -14,9 +14,8 @@ from PIL import Image
 
 from conftest import Command
 from placecell.camera import Camera
-from placecell.cli.localize import photo_camera
 from placecell.estimate import Estimate, read_predictions
-from placecell.exif import Exif
+from placecell.exif import Exif, photo_camera
 from placecell.images import load_query
 from placecell.localizer import load_info
 from placecell.pose import pose_error

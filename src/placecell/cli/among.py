@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from placecell.cli.localize import camera_of_map, frames_asked, photos_at, placed, require_sense, told_of, warn_of
+from placecell.cli.localize import frames_asked, photos_at, placed, require_sense, told_of, warn_of
 from placecell.cli.terminal import Terminal, finish, parse
 from placecell.combine.among import Among
 from placecell.combine.calibrated import Calibrated
 from placecell.errors import PlacecellError
 from placecell.estimate import Estimate
-from placecell.localizer import MapInfo, load_info
+from placecell.localizer import MapInfo, camera_of_map, load_info
 from placecell.log import Log
 from placecell.run import localize_into
 from placecell.scene import Scene

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from placecell import catalog
-from placecell.cli.localize import camera_of_map, photos_at
+from placecell.cli.localize import photos_at
 from placecell.cli.terminal import Terminal, finish, parse, unused
 from placecell.combine.calibrated import Calibrated, write_calibration
 from placecell.combine.calibrating import (
@@ -25,7 +25,7 @@ from placecell.combine.calibrating import (
     unseen_frames,
 )
 from placecell.errors import PlacecellError
-from placecell.localizer import MapInfo, load_info
+from placecell.localizer import MapInfo, camera_of_map, load_info
 from placecell.scene import Scene
 
 Split = Literal["train", "test"]

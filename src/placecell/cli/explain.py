@@ -11,12 +11,12 @@ import tyro
 from numpy.typing import NDArray
 
 from placecell import atomic, catalog
-from placecell.cli.localize import camera_of_map, frames_asked, photos_at, wants_depth, warn_of
+from placecell.cli.localize import frames_asked, photos_at, warn_of
 from placecell.cli.terminal import Terminal, finish, parse
 from placecell.errors import ImageError, MapError, PlacecellError
 from placecell.estimate import Query
 from placecell.images import write_jpeg
-from placecell.localizer import Localizer, PoseFeatures, Salient, load_info
+from placecell.localizer import Localizer, PoseFeatures, Salient, camera_of_map, load_info, wants_depth
 from placecell.log import Log
 from placecell.report.glow import glow
 from placecell.run import Asked

@@ -16,10 +16,9 @@ from placecell.cli.terminal import Terminal, finish, parse
 from placecell.combine.calibrated import Calibrated
 from placecell.errors import MapError, PlacecellError, SceneError
 from placecell.estimate import Estimate, Query
-from placecell.exif import photo_camera as photo_camera
+from placecell.exif import photo_camera
 from placecell.images import picture_files, read_exif, read_image
-from placecell.localizer import Answering, Localizer, MapInfo, load_info
-from placecell.localizer import camera_of_map as camera_of_map
+from placecell.localizer import Localizer, MapInfo, camera_of_map, load_info, wants_depth
 from placecell.log import Log
 from placecell.run import Asked, asked_of, localize_into
 from placecell.scene import Scene
@@ -125,11 +124,6 @@ def placed(found: Sequence[Estimate]) -> str:
     pace = f", median {1e3 * float(np.median(seconds)):.0f} ms a picture" if seconds else ""
     answered = sum(estimate.world_from_cam is not None for estimate in found)
     return f"{answered} of {len(found)} pictures placed{pace}"
-
-
-def wants_depth(localizer: Answering) -> bool:
-    """Whether a map needs the depth of the pictures it places."""
-    return bool(getattr(localizer, "wants_depth", False))
 
 
 def frames_asked(

@@ -12,7 +12,7 @@ import tyro
 from placecell import atomic, catalog
 from placecell.cli.terminal import Terminal, finish, parse, unused
 from placecell.errors import MapError, PlacecellError
-from placecell.localizer import camera_of_map, load_info
+from placecell.localizer import camera_of_map, load_info, wants_depth
 from placecell.track import Format, followed, line, steps
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".tum": "tum", ".txt": "tum"}
@@ -52,7 +52,7 @@ def track(
     _require(out, overwrite, focal_px, min(threads, every), fps)
     cv2.setNumThreads(threads)
     localizer = catalog.load_map(map)
-    if getattr(localizer, "wants_depth", False):
+    if wants_depth(localizer):
         raise MapError(f"{map} wants the depth of each picture, which recordings here have not; choose another map")
     found = steps(source, camera_of_map(load_info(map)), focal_px=focal_px, every=every, fps=fps)
     began, kept, frames, placed = time.perf_counter(), list[str](), 0, 0

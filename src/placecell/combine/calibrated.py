@@ -11,9 +11,10 @@ from placecell import atomic, catalog
 from placecell.calibration.features import Neighbourhood
 from placecell.calibration.file import NAME, files_of, read_calibration
 from placecell.calibration.fit import Calibration
+from placecell.combine.members import save_within
 from placecell.errors import MapError
 from placecell.estimate import Estimate, Query
-from placecell.localizer import Localizer, PoseFeatures
+from placecell.localizer import Localizer, PoseFeatures, wants_depth
 from placecell.pose import Array
 
 
@@ -32,7 +33,7 @@ class Calibrated:
     @property
     def wants_depth(self) -> bool:
         """Whether the map needs the depth of the pictures it places."""
-        return bool(getattr(self.localizer, "wants_depth", False))
+        return wants_depth(self.localizer)
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """The map's answers with scaled covariances, radii, confidence and familiarity."""
@@ -52,11 +53,7 @@ class Calibrated:
     def save(self, folder: Path) -> None:
         """Write the map folder with its calibration; `least` is no part of it."""
         with atomic.new_folder(folder) as aside:
-            shell = aside / ".map"
-            self.localizer.save(shell)
-            for path in shell.iterdir():
-                path.rename(aside / path.name)
-            shell.rmdir()
+            save_within(aside, self.localizer.save)
             for name, content in files_of(self.calibration, self.known, aside).items():
                 (aside / name).write_bytes(content)
 

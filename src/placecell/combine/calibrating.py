@@ -18,7 +18,15 @@ from placecell.damage import LEVELS, Kind, damaged, truth
 from placecell.errors import ImageError, MapError
 from placecell.estimate import Query
 from placecell.images import load_query
-from placecell.localizer import Localizer, MapInfo, PoseFeatures, config_from_json, config_to_json, load_info
+from placecell.localizer import (
+    Localizer,
+    MapInfo,
+    PoseFeatures,
+    config_from_json,
+    config_to_json,
+    load_info,
+    wants_depth,
+)
 from placecell.log import Log
 from placecell.metrics import Threshold
 from placecell.run import Asked
@@ -40,7 +48,7 @@ class Candidate:
     @property
     def wants_depth(self) -> bool:
         """Whether its queries need depth."""
-        return bool(getattr(self.localizer, "wants_depth", False))
+        return wants_depth(self.localizer)
 
 
 def unseen_frames(folder: Path, scene: Scene, split: Literal["train", "test"] = "train") -> tuple[Frame, ...]:
@@ -210,7 +218,7 @@ def known_pictures(localizer: Localizer, scene: Scene, frames: Sequence[Frame]) 
     if not isinstance(localizer, PoseFeatures) or not frames:
         return None
     chosen = _spread(frames, MOST)
-    depth = bool(getattr(localizer, "wants_depth", False))
+    depth = wants_depth(localizer)
     vectors = [localizer.pose_features([load_query(scene, frame, depth=depth)])[0] for frame in chosen]
     _, groups = np.unique([frame.sequence for frame in chosen], return_inverse=True)
     return neighbourhood(np.array(vectors, np.float32), groups)

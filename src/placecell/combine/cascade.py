@@ -11,7 +11,7 @@ from placecell import catalog
 from placecell.combine.members import info_of, load_members, save_members
 from placecell.errors import MapError
 from placecell.estimate import Estimate, Query
-from placecell.localizer import Guidable, Localizer, MapInfo
+from placecell.localizer import Guidable, Localizer, MapInfo, wants_depth
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Cascade:
     @property
     def wants_depth(self) -> bool:
         """Whether one of the two needs the depth of the pictures."""
-        return any(bool(getattr(member, "wants_depth", False)) for member in (self.cheap, self.precise))
+        return any(wants_depth(member) for member in (self.cheap, self.precise))
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """One estimate a query: the precise map's, but for those that the cheap one is sure of."""

@@ -11,7 +11,7 @@ from placecell import catalog
 from placecell.combine.fusion import Fused, information, mixture
 from placecell.combine.members import info_of, load_members, save_members
 from placecell.estimate import Estimate, Query
-from placecell.localizer import Localizer, MapInfo
+from placecell.localizer import Localizer, MapInfo, wants_depth
 
 How = Literal["mixture", "information"]
 
@@ -37,7 +37,7 @@ class Ensemble:
     @property
     def wants_depth(self) -> bool:
         """Whether one of them needs the depth of the pictures."""
-        return any(bool(getattr(member, "wants_depth", False)) for member in self.members)
+        return any(wants_depth(member) for member in self.members)
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """One estimate a query; a refusal where half of the members or more refuse, or where they contradict."""

@@ -76,10 +76,7 @@ def distance2(first: Pose, first_covariance: Array, second: Pose, second_covaria
     between = first.inv @ second
     error, turn = between.log(), between.adjoint()
     total = first_covariance + turn @ second_covariance @ turn.T
-    try:
-        white = np.linalg.solve(np.linalg.cholesky(total), error)
-    except np.linalg.LinAlgError as failure:
-        raise ValueError("a covariance is singular: it says that an error is impossible") from failure
+    white = _whitening(total) @ error
     return float(white @ white)
 
 
@@ -103,11 +100,17 @@ def _solved(group: Sequence[int], poses: Sequence[Pose], covariances: Sequence[A
 
 
 def _inverse(matrix: Array) -> Array:
+    factor = _whitening(matrix)
+    found: Array = factor.T @ factor
+    return found
+
+
+def _whitening(covariance: Array) -> Array:
+    """L⁻¹ of the Cholesky factor."""
     try:
-        factor = np.linalg.inv(np.linalg.cholesky(matrix))
+        found: Array = np.linalg.inv(np.linalg.cholesky(covariance))
     except np.linalg.LinAlgError as failure:
         raise ValueError("a covariance is singular: it says that an error is impossible") from failure
-    found: Array = factor.T @ factor
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,19 @@ def info_of(kind: str, config: dict[str, Any], folders: Sequence[Path]) -> MapIn
     )
 
 
+def save_within(folder: Path, save: Callable[[Path], None]) -> None:
+    """What `save` writes as a folder of its own, put into a folder that is being filled."""
+    shell = folder / ".map"
+    save(shell)
+    for path in shell.iterdir():
+        path.rename(folder / path.name)
+    shell.rmdir()
+
+
 def save_members(folder: Path, info: MapInfo, members: Sequence[Localizer], *, overwrite: bool = False) -> None:
     """Write the folder, whole or not at all."""
     with atomic.new_folder(folder, replace=overwrite) as aside:
-        shell = aside / ".map"
-        save_map(shell, info, {})
-        for path in shell.iterdir():
-            path.rename(aside / path.name)
-        shell.rmdir()
+        save_within(aside, lambda shell: save_map(shell, info, {}))
         for index, member in enumerate(members):
             member.save(aside / _MEMBER.format(index))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from placecell.errors import ImageError, MapError
 from placecell.estimate import Query
 from placecell.images import load_query
-from placecell.localizer import Localizer, PoseFeatures, Salient
+from placecell.localizer import Localizer, PoseFeatures, Salient, wants_depth
 from placecell.log import Log
 from placecell.pose import Array
 from placecell.report.errormap import WIDTH, Plane
@@ -150,7 +150,7 @@ def _feature(scene: Scene, frame: Frame, localizer: PoseFeatures, log: Log) -> N
 def _query(scene: Scene, frame: Frame, localizer: object, log: Log) -> Query | None:
     """A picture that the map can be asked about, with depth where it wants that."""
     try:
-        query = load_query(scene, frame, depth=bool(getattr(localizer, "wants_depth", False)))
+        query = load_query(scene, frame, depth=wants_depth(localizer))
     except ImageError as error:
         log.warn(f"the report goes without a picture: {error}")
         return None

@@ -20,7 +20,6 @@ from placecell.localizer import (
     load_map_tensors,
     save_map,
 )
-from placecell.pose import Pose
 from placecell.runtime.engine import Engine, Engines, Precision, engine_of
 from placecell.scene import camera_from_json, field_of
 
@@ -123,7 +122,7 @@ class Exported:
             FormatError: there is none.
         """
         try:
-            return Anchor(Pose.from_matrix(self.info.extra["world_from_anchor"]), self.number("scale"))
+            return Anchor.from_json(self.info.extra)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"map.json: damaged ({error}); export the map again") from error
 

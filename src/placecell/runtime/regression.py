@@ -15,7 +15,7 @@ from placecell.camera import Camera
 from placecell.estimate import Estimate, Query
 from placecell.families.regression.config import Regression
 from placecell.families.regression.dense import looks
-from placecell.families.regression.looking import NO_NUMBERS, agreed, shown
+from placecell.families.regression.looking import NO_NUMBERS, agreed, answer, shown
 from placecell.families.regression.reading import Fixed, aligned, posed
 from placecell.pose import Pose
 from placecell.runtime.engine import Engine, Engines, Floats
@@ -65,7 +65,7 @@ class ExportedRegression:
             poses = self._poses(numbers)
         except ValueError:  # a quaternion of zeros, say
             return Estimate.refusal(query.name, NO_NUMBERS, time.perf_counter() - start)
-        return agreed(query.name, poses, self.anchor, start)
+        return answer(query.name, agreed([[pose] for pose in poses], None), self.anchor, start)
 
     def _poses(self, numbers: Sequence[Floats]) -> list[Pose]:
         """`anchor_from_cam` of each window."""

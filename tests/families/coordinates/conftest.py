@@ -10,7 +10,11 @@ import pytest
 from families.coordinates.small import Around, Averages
 from families.regression.small import Patches
 from placecell.backbones import Backbone, backbone
+from placecell.estimate import Query
 from placecell.families.coordinates import encoder
+from placecell.images import load_query
+from placecell.pose import Pose
+from placecell.scene import Scene
 
 
 @contextmanager
@@ -27,3 +31,17 @@ def patches() -> Iterator[None]:
     """`patched` for a whole test."""
     with patched():
         yield
+
+
+@pytest.fixture
+def query(room_scene: Scene) -> Query:
+    """A test frame of the room with its depth."""
+    return load_query(room_scene, room_scene.split("test").frames[0], depth=True)
+
+
+@pytest.fixture
+def truth(room_scene: Scene) -> Pose:
+    """Where `query` was taken."""
+    pose = room_scene.split("test").frames[0].world_from_cam
+    assert pose is not None
+    return pose

@@ -20,7 +20,6 @@ from placecell.families.coordinates.dsac.config import Dsac
 from placecell.families.coordinates.dsac.localizer import DsacMap
 from placecell.families.coordinates.dsac.shots import cell_pixels
 from placecell.families.coordinates.sight import camera_seen
-from placecell.images import load_query
 from placecell.localizer import Resumable
 from placecell.log import Silent
 from placecell.pose import Pose, pose_error
@@ -44,18 +43,6 @@ def built(room_scene: Scene) -> DsacMap:
 @pytest.fixture(scope="module")
 def with_depth(room_scene: Scene) -> DsacMap:
     return built_of(room_scene, rgbd=True)
-
-
-@pytest.fixture
-def query(room_scene: Scene) -> Query:
-    return load_query(room_scene, room_scene.split("test").frames[0], depth=True)
-
-
-@pytest.fixture
-def truth(room_scene: Scene) -> Pose:
-    pose = room_scene.split("test").frames[0].world_from_cam
-    assert pose is not None
-    return pose
 
 
 class Oracle(nn.Module):

@@ -22,7 +22,6 @@ from placecell.families.coordinates.head import Guess
 from placecell.families.coordinates.keeping import rounded
 from placecell.families.coordinates.localizer import CoordinatesMap
 from placecell.families.coordinates.sight import camera_seen, cell_pixels
-from placecell.images import load_query
 from placecell.localizer import Resumable
 from placecell.log import Silent
 from placecell.pose import Pose, pose_error
@@ -38,18 +37,6 @@ def built(room_scene: Scene) -> CoordinatesMap:
     few = room_scene.split("train").keep([index % 5 == 0 for index in range(30)])
     with patched():
         return settings(looks=1, samples=32, epochs=1.0).build(few, log=Silent())
-
-
-@pytest.fixture
-def query(room_scene: Scene) -> Query:
-    return load_query(room_scene, room_scene.split("test").frames[0], depth=True)
-
-
-@pytest.fixture
-def truth(room_scene: Scene) -> Pose:
-    pose = room_scene.split("test").frames[0].world_from_cam
-    assert pose is not None
-    return pose
 
 
 class Oracle(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from placecell.families.coordinates.decoding import LEAST_SCALE, MOST_SCALE, UNIT
+from placecell.families.coordinates.decoding import LEAST_SCALE, MOST_SCALE, NUMBERS, SPREAD, UNIT
 
 _NOISE = 1.0
 """Standard deviations of what whole pictures look like that are added to it in training. GLACE's 0.1 is added to a unit
@@ -42,7 +42,7 @@ class Head(nn.Module):
             for _ in range(blocks)
         )
         self.last = nn.Linear(hidden, hidden)
-        self.leave = nn.Linear(hidden, 5 + clusters)
+        self.leave = nn.Linear(hidden, NUMBERS + clusters)
         nn.init.zeros_(self.leave.bias)
         with torch.no_grad():
             self.leave.weight.mul_(0.1)
@@ -75,9 +75,11 @@ class Head(nn.Module):
         with torch.autocast(last.device.type, enabled=False):  # half a precision would round places to millimetres
             numbers = self.leave(last)
             scale = F.softplus(numbers[:, 3:4] + UNIT).clamp(LEAST_SCALE, MOST_SCALE)
-            chosen = torch.softmax(numbers[:, 5:], dim=1) if numbers.shape[1] > 5 else torch.ones_like(scale)
+            chosen = (
+                torch.softmax(numbers[:, NUMBERS:], dim=1) if numbers.shape[1] > NUMBERS else torch.ones_like(scale)
+            )
             middle = chosen @ self.centres_K3
-        return Guess(middle + self.size * numbers[:, :3] / scale, numbers[:, 4])
+        return Guess(middle + self.size * numbers[:, :3] / scale, numbers[:, SPREAD])
 
 
 class Context(nn.Module):

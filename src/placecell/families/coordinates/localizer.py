@@ -25,7 +25,6 @@ from placecell.families.coordinates.keeping import fill, packed
 from placecell.families.coordinates.placing import Seen, Sight, answer, surest
 from placecell.families.coordinates.sight import camera_seen, described, overall
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
-from placecell.pose import Pose
 from placecell.resample import resample
 from placecell.scene import camera_from_json, camera_to_json
 from placecell.train.devices import require_device
@@ -96,8 +95,7 @@ class CoordinatesMap:
         """Write the map folder."""
         extra = {
             "camera_seen": camera_to_json(self.camera),
-            "world_from_anchor": self.anchor.world_from_anchor.matrix[:3].tolist(),
-            "scale": self.anchor.scale,
+            **self.anchor.to_json(),
         }
         info = replace(self.info, extra={**self.info.extra, **extra})
         kept = self.family.kept
@@ -120,7 +118,7 @@ class CoordinatesMap:
         require_device(device)
         try:
             camera = camera_from_json(info.extra["camera_seen"])
-            anchor = Anchor(Pose.from_matrix(info.extra["world_from_anchor"]), float(info.extra["scale"]))
+            anchor = Anchor.from_json(info.extra)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{folder / 'map.json'}: damaged ({error}); build the map again") from error
         with torch.random.fork_rng(devices=[]):  # what it draws is replaced

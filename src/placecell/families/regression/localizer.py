@@ -20,11 +20,11 @@ from placecell.estimate import Estimate, Query
 from placecell.families.regression import dense
 from placecell.families.regression.config import Regression
 from placecell.families.regression.covariance import covariance_of
-from placecell.families.regression.looking import NO_NUMBERS, OPPOSITE, shown
+from placecell.families.regression.looking import NO_NUMBERS, agreed, answer, shown
 from placecell.families.regression.network import Answer, PoseNetwork
 from placecell.families.regression.saliency import on_picture, saliency_of
 from placecell.families.regression.sight import depth_as, depth_tensor
-from placecell.families.regression.spreads import Spread, spread
+from placecell.families.regression.spreads import Spread
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pose import Pose
 from placecell.scene import camera_from_json, camera_to_json
@@ -73,11 +73,7 @@ class RegressionMap:
         seen = self._seen(query)
         if isinstance(seen, str):
             return Estimate.refusal(query.name, seen, time.perf_counter() - start)
-        found = self._together(self._answers(*seen))
-        if isinstance(found, str):
-            return Estimate.refusal(query.name, found, time.perf_counter() - start)
-        pose = self.anchor.world_from_anchor @ found.mean
-        return Estimate(query.name, pose, found.total, seconds=time.perf_counter() - start)
+        return answer(query.name, self._together(self._answers(*seen)), self.anchor, start)
 
     def spread(self, query: Query) -> Spread:
         """How far off the pose of a picture may be, by its causes; the mean is `anchor_from_cam`.
@@ -99,8 +95,7 @@ class RegressionMap:
         expected = [covariance_of(a.whitening_B66) for a in answers if a.whitening_B66 is not None]
         poses, passes = _poses(answers), max(1, self.family.passes)
         windows = [poses[begin : begin + passes] for begin in range(0, len(poses), passes)]
-        found = spread(windows, np.concatenate(expected) if expected else None)
-        return OPPOSITE if found is None else found
+        return agreed(windows, np.concatenate(expected) if expected else None)
 
     def saliency(self, query: Query) -> NDArray[np.float32]:
         """(H, W) how far the answer moves with each pixel of the picture, at least 0; 0 where the network sees none.
@@ -168,8 +163,7 @@ class RegressionMap:
         """Write the map folder."""
         extra = {
             "canonical_camera": camera_to_json(self.camera),
-            "world_from_anchor": self.anchor.world_from_anchor.matrix[:3].tolist(),
-            "scale": self.anchor.scale,
+            **self.anchor.to_json(),
             "least_detail": self.least_detail,
         }
         info = replace(self.info, extra={**self.info.extra, **extra})
@@ -191,7 +185,7 @@ class RegressionMap:
         try:
             extra = info.extra
             camera = camera_from_json(extra["canonical_camera"])
-            anchor = Anchor(Pose.from_matrix(extra["world_from_anchor"]), float(extra["scale"]))
+            anchor = Anchor.from_json(extra)
             least_detail = float(extra["least_detail"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{folder / 'map.json'}: damaged ({error}); build the map again") from error

@@ -12,14 +12,14 @@ from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.estimate import Estimate, Query
 from placecell.families.regression.dense import Window
-from placecell.families.regression.spreads import spread
+from placecell.families.regression.spreads import Spread, spread
 from placecell.images import detail
-from placecell.pose import Pose
+from placecell.pose import Array, Pose
 from placecell.resample import resample
 
 NO_NUMBERS = "the network answers with numbers that are none; train it again with a lower learning rate"
 """Why a network that was trained to NaN has no answer."""
-OPPOSITE = "the windows of the picture look opposite ways, so they have no mean"
+_OPPOSITE = "the windows of the picture look opposite ways, so they have no mean"
 """Why a picture whose windows disagree wholly has no answer."""
 _FAR_BELOW = 0.2
 """A picture with less than this share of the detail of the poorest training picture is like none of them."""
@@ -40,10 +40,14 @@ def shown(query: Query, canonical: Camera, least_detail: float, looks: Sequence[
     return np.concatenate([look.cut(image[None]) for look in looks])
 
 
-def agreed(name: str, anchor_from_cam: Sequence[Pose], anchor: Anchor, start: float) -> Estimate:
-    """The one answer of all windows of a picture; `start` is when the work began."""
-    found = spread([[pose] for pose in anchor_from_cam], None)
-    if found is None:
-        return Estimate.refusal(name, OPPOSITE, time.perf_counter() - start)
+def agreed(poses: Sequence[Sequence[Pose]], expected: Array | None) -> Spread | str:
+    """What all looks at a picture say together, or why they say nothing; see `spread`."""
+    return spread(poses, expected) or _OPPOSITE
+
+
+def answer(name: str, found: Spread | str, anchor: Anchor, start: float) -> Estimate:
+    """The answer to a picture, or why there is none; `start` is when the work began."""
+    if isinstance(found, str):
+        return Estimate.refusal(name, found, time.perf_counter() - start)
     pose = anchor.world_from_anchor @ found.mean
     return Estimate(name, pose, found.total, seconds=time.perf_counter() - start)

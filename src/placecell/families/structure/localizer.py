@@ -17,7 +17,7 @@ from placecell.camera import Camera
 from placecell.estimate import Estimate, Query
 from placecell.families.structure.codes import Codes
 from placecell.families.structure.config import Structure
-from placecell.families.structure.near import Projected, farthest_px, visible
+from placecell.families.structure.near import Projected, farthest_px, projected
 from placecell.families.structure.places import Places, gaps, lists
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pnp import PnP, refine_pnp, solve_pnp
@@ -138,7 +138,7 @@ class StructureMap:
         unit, narrow = as_unit(features.descriptors), self.family.radius_px
         order = self._likely(features)
         asked = order if self.vlad is None else order[:_PICTURES]
-        near = visible(self.points, self.seen_point, self.seen_start, camera, pose, asked)
+        near = self._visible(asked, camera, pose)
         wide = farthest_px(self.points[near.points], camera, pose, prior.covariance, narrow)
         if wide > _ONCE * narrow:
             points, chosen = self._guided(near, features.strongest(_FIRST), unit, wide)
@@ -147,7 +147,7 @@ class StructureMap:
             if first.world_from_cam is None or first.count < self.family.least:
                 return None
             pose = first.world_from_cam
-            near, wide = near.seen_from(self.points, camera, pose), narrow
+            near, wide = projected(near.points, self.points, camera, pose), narrow
         points, chosen = self._guided(near, features, unit, wide)
         found = self._refine(points, features.pixels[chosen], query, pose)
         return found if found.world_from_cam is not None and found.count >= self.family.enough else None
@@ -196,10 +196,15 @@ class StructureMap:
         mark[seen] = 1
         likely = self._covisible(order)
         shared = np.array([mark[self._seen_by(picture)].sum() for picture in likely])
-        near = self._points_of(likely[np.argsort(-shared, kind="stable")[: self.family.covisible]])
-        pixels = camera.project(world_from_cam.inv.apply(self.points[near]))
-        inside = camera.contains(pixels)
-        return Projected(near[inside], pixels[inside])
+        most = likely[np.argsort(-shared, kind="stable")[: self.family.covisible]]
+        return self._visible(most, camera, world_from_cam)
+
+    def _visible(self, pictures: Points, camera: Camera, world_from_cam: Pose) -> Projected:
+        """The points on a camera's picture that some pictures of the map saw.
+
+        Of pictures like its own, that leaves out most of what lies behind a wall, without a model of the walls.
+        """
+        return projected(self._points_of(pictures), self.points, camera, world_from_cam)
 
     def _guided(
         self, near: Projected, features: Features, unit: NDArray[np.float32], radius_px: float

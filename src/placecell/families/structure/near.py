@@ -25,35 +25,12 @@ class Projected(NamedTuple):
     points: Points
     pixels: Array
 
-    def seen_from(self, points_world: Array, camera: Camera, world_from_cam: Pose) -> Projected:
-        """Those of them that fall on the picture of a camera somewhat elsewhere."""
-        pixels = camera.project(world_from_cam.inv.apply(points_world[self.points]))
-        inside = camera.contains(pixels)
-        return Projected(self.points[inside], pixels[inside])
 
-
-def visible(
-    points_world: Array,
-    seen_point: NDArray[np.int32],
-    seen_start: NDArray[np.int32],
-    camera: Camera,
-    world_from_cam: Pose,
-    pictures: Points,
-) -> Projected:
-    """The points that a camera should see: those on its picture that some pictures of the map saw.
-
-    Of pictures like its own, that leaves out most of what lies behind a wall, without a model of the walls.
-
-    Args:
-        points_world: (N, 3).
-        pictures: those of the map that are asked.
-        seen_point: (M,) points seen by picture 0, then by picture 1, …
-        seen_start: (F + 1,) where each picture's part begins.
-    """
-    known = np.zeros(len(points_world), dtype=bool)
-    for picture in pictures:
-        known[seen_point[seen_start[picture] : seen_start[picture + 1]]] = True
-    return Projected(np.flatnonzero(known), np.zeros((0, 2))).seen_from(points_world, camera, world_from_cam)
+def projected(points: Points, points_world: Array, camera: Camera, world_from_cam: Pose) -> Projected:
+    """Those of some points of (N, 3) that fall on the picture of a camera."""
+    pixels = camera.project(world_from_cam.inv.apply(points_world[points]))
+    inside = camera.contains(pixels)
+    return Projected(points[inside], pixels[inside])
 
 
 def farthest_px(

@@ -30,7 +30,7 @@ from placecell.families.coordinates.sight import camera_seen
 from placecell.images import LEAST_DETAIL, detail
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pnp import PnP
-from placecell.pose import Array, Pose
+from placecell.pose import Array
 from placecell.resample import resample
 from placecell.rigid import Rigid
 from placecell.scene import camera_from_json, camera_to_json
@@ -140,8 +140,7 @@ class DsacMap:
         """Write the map folder; weights in half precision."""
         extra = {
             "camera_seen": camera_to_json(self.camera),
-            "world_from_anchor": self.anchor.world_from_anchor.matrix[:3].tolist(),
-            "scale": self.anchor.scale,
+            **self.anchor.to_json(),
             "stages": list(self.logs),
         }
         info = replace(self.info, extra={**self.info.extra, **extra})
@@ -162,7 +161,7 @@ class DsacMap:
         require_device(device)
         try:
             camera = camera_from_json(info.extra["camera_seen"])
-            anchor = Anchor(Pose.from_matrix(info.extra["world_from_anchor"]), float(info.extra["scale"]))
+            anchor = Anchor.from_json(info.extra)
             stages = [str(name) for name in info.extra["stages"]]
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{folder / 'map.json'}: damaged ({error}); build the map again") from error
