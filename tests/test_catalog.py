@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,12 @@ class TestLoadMap:
         save_map(tmp_path / "map", self.info(name), {})
         with pytest.raises(FormatError, match="map again"):
             load_map(tmp_path / "map")
+
+    def test_a_calibrated_export_is_loaded_with_its_calibration(self, tmp_path: Path) -> None:
+        told = {"export": {"reads": "pose", "precision": "fp32", "sha256": "0" * 64}}
+        save_map(tmp_path / "map", replace(self.info("regression"), extra=told), {})
+        (tmp_path / "map" / "calibration.json").write_text("{}")
+        with pytest.raises(FormatError, match=r"calibration\.json"):
+            load_map(tmp_path / "map")
+        with pytest.raises(FormatError, match=r"model\.onnx"):
+            load_map(tmp_path / "map", calibrated=False)

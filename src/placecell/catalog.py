@@ -57,11 +57,11 @@ def load_map(folder: Path, *, device: str = "cpu", calibrated: bool = True) -> L
         MissingExtra: the map needs a package that is not installed.
     """
     info = load_info(folder)
+    if calibrated and (folder / "calibration.json").is_file():
+        return cast("type[Localizer]", _load(_CALIBRATED)).load(folder, device=device)
     if "export" in info.extra:
         return cast(Localizer, _load("placecell.runtime.exported:load_export")(folder, device=device))
     address = COMBINED[info.family] if info.family in COMBINED else _entry(info.family)[1]
-    if calibrated and (folder / "calibration.json").is_file():
-        address = _CALIBRATED
     return cast("type[Localizer]", _load(address)).load(folder, device=device)
 
 

@@ -145,15 +145,16 @@ class MapInfo:
     versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, family: Family, scene: Scene, seed: int, **extra: Any) -> MapInfo:
+    def of(cls, family: Family, scene: Scene, seed: int, *, held: Iterable[Frame] = (), **extra: Any) -> MapInfo:
         """The description of a map built by `family` from `scene` now.
 
         `extra["camera"]` is the commonest camera; `extra["seen"]` tells which frames it was built from: all posed
-        training frames, unless given (`marks_of`).
+        training frames but those `held` out.
         """
+        kept_out = {frame.name for frame in held}
         training = scene.split("train")
         camera, _ = Counter(frame.camera for frame in training.frames).most_common(1)[0]
-        seen = marks_of(training.posed)
+        seen = _marks_of(frame.name for frame in training.posed if frame.name not in kept_out)
         return cls(
             family=family.name,
             config=config_to_json(family),
@@ -191,13 +192,24 @@ def _mark(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "backslashreplace")).digest()[:_MARK]
 
 
-def marks_of(frames: Iterable[Frame]) -> str:
+def _marks_of(names: Iterable[str]) -> str:
     """Frames as map.json keeps which a map has seen: sorted digests of their names, six characters a frame."""
-    return base64.b64encode(b"".join(sorted(_mark(frame.name) for frame in frames))).decode("ascii")
+    return _encoded(map(_mark, names))
+
+
+def _encoded(marks: Iterable[bytes]) -> str:
+    return base64.b64encode(b"".join(sorted(marks))).decode("ascii")
+
+
+def seen_by_any(infos: Iterable[MapInfo]) -> str | None:
+    """What several maps together have seen, as map.json keeps it; None where one of them does not tell."""
+    texts = [info.extra.get("seen") for info in infos]
+    known = [text for text in texts if isinstance(text, str)]
+    return _encoded(frozenset().union(*map(_marks_from, known))) if len(known) == len(texts) else None
 
 
 def _marks_from(text: str) -> frozenset[bytes]:
-    """Inverse of `marks_of`.
+    """Inverse of `_marks_of`.
 
     Raises:
         FormatError: it is none.

@@ -11,6 +11,7 @@ import pytest
 
 from conftest import Remembering
 from placecell.catalog import load_map
+from placecell.combine.members import info_of
 from placecell.combine.calibrating import (
     Candidate,
     answers,
@@ -87,6 +88,22 @@ class TestUnseen:
         folder = map_of(tmp_path / "map", room_scene, extra={"seen": "§§"})
         with pytest.raises(FormatError, match=r"extra\.seen is damaged"):
             unseen_frames(folder, room_scene)
+
+    def test_of_maps_together_it_is_what_none_of_them_has_seen(self, room_scene: Scene, tmp_path: Path) -> None:
+        rows = range(len(room_scene.frames))
+        parts = [room_scene.keep([row % 4 != skipped[0] and row % 5 != 0 for row in rows]) for skipped in ([1], [2])]
+        folders = [map_of(tmp_path / f"{index}.map", part) for index, part in enumerate(parts)]
+        both = info_of("ensemble", {"how": "mixture"}, folders)
+        names = [{frame.name for frame in load_info(folder).unseen(room_scene)} for folder in folders]
+        together = {frame.name for frame in both.unseen(room_scene)}
+        assert together == names[0] & names[1] and together < names[0] and together < names[1]
+
+    def test_of_maps_of_which_one_does_not_say_it_is_unknown(self, room_scene: Scene, tmp_path: Path) -> None:
+        part = room_scene.keep([row % 4 != 1 for row in range(len(room_scene.frames))])
+        folders = [map_of(tmp_path / "0.map", part), map_of(tmp_path / "1.map", room_scene, extra={})]
+        for both in (folders, folders[::-1]):
+            with pytest.raises(MapError, match="does not say which frames"):
+                info_of("ensemble", {"how": "mixture"}, both).unseen(room_scene)
 
     def test_real_families_say_what_they_have_seen(self, room_map_folder: Maps, room_scene: Scene) -> None:
         for name in ("structure", "retrieval"):

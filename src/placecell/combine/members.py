@@ -8,7 +8,7 @@ from typing import Any
 
 from placecell import atomic, catalog
 from placecell.errors import FormatError, MapError
-from placecell.localizer import Localizer, MapInfo, load_info, save_map
+from placecell.localizer import Localizer, MapInfo, load_info, map_fingerprint, save_map, seen_by_any
 
 _MEMBER = "member-{}"
 
@@ -29,16 +29,17 @@ def info_of(kind: str, config: dict[str, Any], folders: Sequence[Path]) -> MapIn
                 f"{folder} is of scene {info.scene} ({info.labels} labels), {folders[0]} of {first.scene} "
                 f"({first.labels} labels): their answers are in different worlds; combine maps of one scene"
             )
-    extra: dict[str, Any] = {key: first.extra[key] for key in ("camera", "seen") if key in first.extra}
+    told = {"camera": first.extra.get("camera"), "seen": seen_by_any(infos)}
+    extra = {key: value for key, value in told.items() if value is not None}
     return MapInfo(
         family=kind,
         config=config,
         scene=first.scene,
-        scene_fingerprint=first.scene_fingerprint,
+        scene_fingerprint="+".join(sorted({info.scene_fingerprint for info in infos})),
         labels=first.labels,
         metric=first.metric,
         seed=first.seed,
-        extra={**extra, "members": len(folders)},
+        extra={**extra, "members": len(folders), "made_of": [map_fingerprint(folder) for folder in folders]},
         versions=first.versions,
     )
 

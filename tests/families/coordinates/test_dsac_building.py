@@ -157,6 +157,8 @@ class TestStages:
         found = build(few, validation=0.3)
         assert found.logs["end-to-end"].splitlines()[0].endswith("val_cm,val_deg")
         assert set(found.info.extra["validation"]) == {"cm", "deg"}
+        _, held = chosen(settings(validation=0.3), few)
+        assert held and [frame.name for frame in found.info.unseen(few)] == [frame.name for frame in held]
 
     def test_the_seed_decides(self, few: Scene) -> None:
         one, again, other = (build(few, seed=seed) for seed in (0, 0, 1))

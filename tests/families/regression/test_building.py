@@ -120,6 +120,11 @@ class TestTraining:
         assert rows[0].startswith("step,loss,distance,angle_deg,learning_rate") and len(rows) == 1 + 3
         assert found.info.extra["steps"] == 3 and found.info.extra["validation"].keys() == {"cm", "deg"}
 
+    def test_of_frames_held_out_the_map_says_that_it_has_not_seen_them(self, room_scene: Scene) -> None:
+        scene, config = room_scene.split("train"), settings(validation=0.2)
+        _, held = chosen(config, scene.posed)
+        assert held and build(scene, validation=0.2).info.unseen(scene) == tuple(scene.posed[i] for i in held)
+
     def test_the_seed_decides(self, room_scene: Scene) -> None:
         one, again, other = (build(room_scene, seed=seed) for seed in (0, 0, 1))
         assert same_weights(one, again) and one.log_csv == again.log_csv

@@ -30,7 +30,7 @@ from placecell.families.coordinates.training import CoordinatesTask, trained_hea
 from placecell.families.coordinates.tuning import tuned
 from placecell.families.coordinates.working import working_folder
 from placecell.images import load_query
-from placecell.localizer import MapInfo, config_to_json, marks_of
+from placecell.localizer import MapInfo, config_to_json
 from placecell.log import Log, Silent
 from placecell.pose import pose_error
 from placecell.resample import canonical_camera
@@ -83,9 +83,7 @@ def build(
             found, told = teaching.one(heads[0], scene, held)
         else:
             found, told = teaching.several(heads, scene, held)
-    kept_out = {frame.name for frame in held}
-    seen = marks_of(frame for frame in scene.split("train").posed if frame.name not in kept_out)
-    info = MapInfo.of(config, scene, seed, weights=weights, seen=seen, **told)
+    info = MapInfo.of(config, scene, seed, held=held, weights=weights, **told)
     found = replace(found, info=info).to(device)
     if not config.end_to_end or found.unfinished is not None:
         return found

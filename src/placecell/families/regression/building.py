@@ -82,7 +82,7 @@ def build(
         task = _with_surfaces(task, network, scene, frames[: len(learned)], anchor, folder, log)
         begin(network, task)
         trained = _fit(task, network, scene, device, None if work is None else folder, log)
-        return _map(task, scene, anchor, trained, weights, device)
+        return _map(task, scene, frames[len(learned) :], anchor, trained, weights, device)
 
 
 def chosen(config: Regression, frames: Sequence[Frame]) -> tuple[list[int], list[int]]:
@@ -245,7 +245,13 @@ def _identity(config: Regression, scene: Scene, seed: int) -> dict[str, Any]:
 
 
 def _map(
-    task: RegressionTask, scene: Scene, anchor: Anchor, trained: Trained, weights: str, device: str
+    task: RegressionTask,
+    scene: Scene,
+    held: Sequence[Frame],
+    anchor: Anchor,
+    trained: Trained,
+    weights: str,
+    device: str,
 ) -> RegressionMap:
     config, camera = task.config, task.shots.camera
     told = {"weights": weights, "steps": trained.steps, "validation": trained.validation}
@@ -255,7 +261,7 @@ def _map(
         raise TypeError(f"trained a {type(trained.network).__name__}, not a PoseNetwork")
     return RegressionMap(
         family=config,
-        info=MapInfo.of(config, scene, task.seed, **told),
+        info=MapInfo.of(config, scene, task.seed, held=held, **told),
         network=answering(trained.network, config, camera).to(device),
         camera=camera,
         anchor=anchor,

@@ -66,7 +66,7 @@ class Retrieval:
             PlacecellError: the weights are not there, or of another network.
         """
         frames = scene.split("train").posed
-        told = {}
+        told: dict[str, Any] = {}
         if not frames:
             trained = None
         elif self.descriptor == "vlad":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from placecell.families.coordinates.working import working_folder
 from placecell.localizer import MapInfo, config_to_json
 from placecell.log import Log, Silent
 from placecell.resample import canonical_camera
-from placecell.scene import Scene
+from placecell.scene import Frame, Scene
 from placecell.train.checkpoint import require_own
 from placecell.train.devices import leads, require_device
 from placecell.train.failures import plain_memory_errors
@@ -70,7 +71,7 @@ def build(config: Dsac, scene: Scene, *, device: str, seed: int, log: Log, work:
         lessons = _lessons(config, shots, len(learned), seed, scene.name, log)
         network = _beginning(config, lessons, anchor, scene.metric, seed)
         training = _Training(config, lessons, scene.metric, anchor, device, identities, work and folder, log)
-        return _map(training, network, scene, camera, seed)
+        return _map(training, network, scene, held, camera, seed)
 
 
 def stages(config: Dsac) -> list[str]:
@@ -200,7 +201,9 @@ class _Training:
         return fit(network, task, plan, optimizer=optimized, work=work, identity=self.identities[stage], log=self.log)
 
 
-def _map(training: _Training, network: nn.Module, scene: Scene, camera: Camera, seed: int) -> DsacMap:
+def _map(
+    training: _Training, network: nn.Module, scene: Scene, held: Sequence[Frame], camera: Camera, seed: int
+) -> DsacMap:
     """All stages that the settings ask for, as far as they are not interrupted."""
     config, logs = training.config, {}
     told: dict[str, Any] = {}
@@ -211,5 +214,5 @@ def _map(training: _Training, network: nn.Module, scene: Scene, camera: Camera, 
         if trained.interrupted:
             told["unfinished"] = f"training stopped after step {trained.steps} of its stage {stage}"
             break
-    info = MapInfo.of(config, scene, seed, **told)
+    info = MapInfo.of(config, scene, seed, held=held, **told)
     return DsacMap(config, info, rounded(network, "half"), camera, training.anchor, logs).to(training.device)
