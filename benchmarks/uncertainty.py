@@ -1,13 +1,13 @@
-"""How sure maps are, and whether they may be, into docs/benchmarks.md: `make bench-uncertainty`.
+"""How sure maps are, and whether they may be, into docs/benchmarks.md and docs/uncertainty.svg.
 
-    python benchmarks/uncertainty.py structure=kitchen.map learned=fast.map    what is not measured yet, then the page
-    python benchmarks/uncertainty.py structure=kitchen.map --again             this map anew; maps of folds are kept
-    python benchmarks/uncertainty.py --page                                    the page alone, from what is measured
+    python benchmarks/uncertainty.py                      what is not measured yet, then the page
+    python benchmarks/uncertainty.py structure all        of these maps alone (uncertainty_maps.py lists them)
+    python benchmarks/uncertainty.py structure --again    calibrated and measured anew; maps are kept
+    python benchmarks/uncertainty.py --page               the page alone, from what is measured
 
-Each map of the red kitchen is calibrated by maps that are built like it without a part of the training sequences each
-(`placecell calibrate --folds`), which takes as long as building them. They stay in bench/uncertainty/, so a stopped
-benchmark goes on. Parts of the figures are kept apart in benchmarks/measured/uncertainty/LABELS/NAME-PART.json. Needs
-the real frames and photographs ($PLACECELL_DATA, default ../shared/data).
+The maps are built first, which takes two hours on two cores; a stopped benchmark goes on. Parts of the figures are
+kept apart in benchmarks/measured/uncertainty/MAP-PART.json. Needs the real frames and photographs ($PLACECELL_DATA,
+default ../shared/data) and the ImageNet weights ($PLACECELL_WEIGHTS).
 """
 
 from __future__ import annotations
@@ -19,91 +19,108 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
 import numpy as np
-from harder import Exam, exam, named
-from page import DATA, ROOT, markdown, put, stamp
+import torch
+from core import judged
+from page import DATA, stamp
+from rows import THREADS
+from uncertainty_maps import BUILT, COMBINED, SYSTEMS, folder_of, ready, scene_of
+from uncertainty_page import MEASURED, known, page
 
 from placecell.atomic import write_text
 from placecell.catalog import load_map
 from placecell.cli.localize import photos_at
-from placecell.cli.terminal import Terminal
-from placecell.combine.calibrated import Calibrated, write_calibration
-from placecell.combine.calibrating import Candidate, answers, built_without, calibrated, default_threshold
-from placecell.damage import LEVELS, Kind, damaged, told
+from placecell.combine.calibrated import Calibrated, nearness
+from placecell.combine.calibrating import Candidate, answers
+from placecell.damage import LEVELS, Kind, damaged
 from placecell.errors import PlacecellError
 from placecell.estimate import Estimate
+from placecell.images import load_query
 from placecell.localizer import camera_of_map, load_info, map_fingerprint
 from placecell.log import Silent
+from placecell.pose import pose_error
 from placecell.reliability import auroc, is_hit, reliability
 from placecell.run import Asked, asked_of, localize_all
+from placecell.scene import Scene
 from placecell.synthetic import make_scene
 
-MEASURED = ROOT / "benchmarks" / "measured" / "uncertainty"
-KEPT = ROOT / "bench" / "uncertainty"
-LABELS = ("sfm", "kinectfusion")
-THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
 HURT: tuple[Kind, ...] = ("blur", "occluded", "dusk")
 """Damage that the predicted error is watched under."""
 OTHER_SEED = 1
 """Of the damage that accepting is judged under: not that of the calibration."""
+EVERY = 3
+"""One of so many test frames is asked at each level of damage."""
 PLACES = ("photos_lund", "photos_sacre_coeur")
-FIGURES = ("rank_distance", "rank_angle", "ause_distance", "ause_angle", "nees_median", "calibration_error")
 
 
-def prepared(asked: Exam, folds: int) -> tuple[Calibrated, Exam]:
-    """The map with its calibration, made now or before, and the exam with the scene as the map calls it."""
-    info = load_info(asked.folder)
-    scene = replace(asked.scene, name=info.scene)
-    folder = KEPT / f"{asked.name}-{info.labels}.map"
-    if not (folder / "map.json").is_file() or map_fingerprint(folder) != map_fingerprint(asked.folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(asked.folder, folder)
-    if not (folder / "calibration.json").is_file():
-        log, work = Terminal(), KEPT / f"{asked.name}-{info.labels}.folds"
-        bare = load_map(folder, calibrated=False)
-        candidates = built_without(info, scene, folds, work=work, device="cpu", log=log)
-        made = calibrated(bare, scene, candidates, threshold=default_threshold(scene), log=log)
-        write_calibration(folder, made.calibration, made.known)
-    return Calibrated.load(folder), asked._replace(scene=scene, folder=folder)
+@dataclass(frozen=True)
+class Exam:
+    """A calibrated map and the place it is asked about."""
+
+    name: str
+    found: Calibrated
+    folder: Path
+
+    @cached_property
+    def scene(self) -> Scene:
+        """With the name that the map knows it by."""
+        return scene_of(self.folder)
+
+    @cached_property
+    def taken(self) -> tuple[list[Estimate], list[Estimate]]:
+        """Answers to the test frames as taken: what the map itself says, and with its calibration."""
+        stated, calibrated = [], []
+        for frame in self.scene.split("test").posed:
+            query = load_query(self.scene, frame, depth=self.found.wants_depth)
+            answer = self.found.localizer.localize([query])
+            near = nearness(self.found.localizer, self.found.known, [query])
+            stated += answer
+            calibrated += self.found.calibration.apply(answer, near)
+        return stated, calibrated
 
 
-def answered(found: Calibrated, asked: Exam) -> list[Estimate]:
-    """What the map says of the test frames."""
-    frames = asked.scene.split("test").posed
-    return list(localize_all(found, asked_of(asked.scene, frames, depth=found.wants_depth)))
-
-
-def figures(found: Calibrated, asked: Exam) -> dict[str, Any]:
+def figures(exam: Exam) -> dict[str, Any]:
     """What the map says of its errors, before and after calibration, on test frames."""
-    frames = asked.scene.split("test").posed
+    before, after = exam.taken
+    own, frames = exam.found.calibration, exam.scene.split("test").posed
     truths = {frame.name: frame.world_from_cam for frame in frames if frame.world_from_cam is not None}
-    before = list(localize_all(found.localizer, asked_of(asked.scene, frames, depth=found.wants_depth)))
-    after = found.calibration.apply(before)
-    if found.known is not None:  # maps that see vectors are asked once more for them
-        after = answered(found, asked)
-    own = found.calibration
+    overall = judged(exam.scene, before).overall
+    pairs = [
+        (*pose_error(estimate.world_from_cam, truths[estimate.name]), *sigma)
+        for estimate in after
+        if (sigma := estimate.sigma) is not None
+    ]
+    sequences = {frame.name: frame.sequence for frame in frames}
     return {
+        "cm": 100 * overall.median_distance,
+        "deg": overall.median_angle_deg,
+        "recalls": {key: 100 * value for key, value in overall.recalls.items()},
         "before": asdict(reliability(before, truths)),
         "after": asdict(reliability(after, truths, own.threshold)),
+        "sequences": {
+            sequence: asdict(reliability([e for e in after if sequences[e.name] == sequence], truths))
+            for sequence in dict.fromkeys(sequences.values())
+        },
         "calibrated_on": {"frames": own.frames, "answered": own.answered, "damaged": own.damaged},
         "factors": own.scaling.factors,
         "coverage": own.conformal.coverage,
         "accept_at": own.accept_at,
+        "pairs": [[float(f"{value:.4g}") for value in pair] for pair in pairs],
     }
 
 
-def places(found: Calibrated, asked: Exam) -> dict[str, Any]:
+def places(exam: Exam) -> dict[str, Any]:
     """How well test frames are told from pictures of elsewhere."""
-    usual = camera_of_map(load_info(asked.folder))
-    here = answered(found, asked)
+    found, (_, here) = exam.found, exam.taken
+    usual, known_at = camera_of_map(load_info(exam.folder)), found.calibration.familiarity.known_at
     told_apart: dict[str, Any] = {}
 
     def against(name: str, pictures: Sequence[Asked]) -> None:
@@ -111,7 +128,7 @@ def places(found: Calibrated, asked: Exam) -> dict[str, Any]:
         told_apart[name] = {
             "pictures": len(away),
             "answered": sum(estimate.world_from_cam is not None for estimate in away),
-            "claimed": sum((e.familiarity or 0.0) >= found.calibration.familiarity.known_at for e in away),
+            "claimed": sum((e.familiarity or 0.0) >= known_at for e in away),
             "auroc_familiarity": auroc([e.familiarity or 0.0 for e in here], [e.familiarity or 0.0 for e in away]),
             "auroc_confidence": auroc([e.confidence or 0.0 for e in here], [e.confidence or 0.0 for e in away]),
         }
@@ -121,16 +138,15 @@ def places(found: Calibrated, asked: Exam) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         room = make_scene(Path(folder) / "room", train=60, test=0, size=(640, 480), seed=0)
         against("rendered room", asked_of(room, room.frames, depth=found.wants_depth))
-    known = sum((e.familiarity or 0.0) >= found.calibration.familiarity.known_at for e in here)
-    return {"frames": len(here), "known": known, "against": told_apart}
+    return {"frames": len(here), "known": sum((e.familiarity or 0.0) >= known_at for e in here), "against": told_apart}
 
 
-def damage(found: Calibrated, asked: Exam) -> dict[str, Any]:
-    """The predicted error of test frames, one of so many, ever more damaged; a refusal is infinitely unsure."""
+def damage(exam: Exam) -> dict[str, Any]:
+    """The predicted error of test frames, ever more damaged; a refusal is infinitely unsure."""
     rows = []
     for kind in HURT:
         for level in (0.0, *LEVELS[kind]):
-            estimates = list(localize_all(found, _hurt(found, asked, kind, level)))
+            estimates = list(localize_all(exam.found, _hurt(exam, kind, level)))
             sigma = [np.inf if e.sigma is None else e.sigma.distance for e in estimates]
             middle = float(np.median(sigma))
             rows.append(
@@ -143,171 +159,97 @@ def damage(found: Calibrated, asked: Exam) -> dict[str, Any]:
                     "confidence": float(np.mean([e.confidence or 0.0 for e in estimates])),
                 }
             )
-            print(asked.name, rows[-1], flush=True)
-    return {"rows": rows}
+            print(exam.name, rows[-1], flush=True)
+    return {"every": EVERY, "rows": rows}
 
 
-def _hurt(found: Calibrated, asked: Exam, kind: Kind, level: float) -> list[Asked]:
+def _hurt(exam: Exam, kind: Kind, level: float) -> list[Asked]:
     def loader(item: Asked) -> Callable[[], Any]:
         return lambda: damaged(item.load(), kind, level, seed=OTHER_SEED)
 
-    plain = asked_of(asked.scene, asked.frames, depth=found.wants_depth)
+    plain = asked_of(exam.scene, exam.scene.split("test").posed[::EVERY], depth=exam.found.wants_depth)
     return [Asked(item.name, loader(item)) for item in plain]
 
 
-def accepting(found: Calibrated, asked: Exam) -> dict[str, Any]:
+def accepting(exam: Exam) -> dict[str, Any]:
     """What is accepted at the map's own confidence, of test frames as taken and of those damaged at random."""
-    candidate = Candidate(found, asked.scene, asked.scene.split("test").posed)
-    limit = found.calibration.accept_at
+    own, frames = exam.found.calibration, exam.scene.split("test").posed
+    truths = [frame.world_from_cam for frame in frames]
+    hurt = list(answers(Candidate(exam.found, exam.scene, frames), seed=OTHER_SEED, log=Silent()))
+    asked = {
+        "as taken": list(zip(exam.taken[1], truths, strict=True)),
+        "damaged": [(item.estimate, item.truth) for item in hurt],
+    }
     kept: dict[str, Any] = {}
-    for name, seed in (("as taken", None), ("damaged", OTHER_SEED)):
-        items = list(answers(candidate, seed=seed, log=Silent()))
-        sure = [item for item in items if (item.estimate.confidence or 0.0) >= limit]
-        right = [item for item in items if is_hit(item.estimate, item.truth, found.calibration.threshold)]
+    for name, items in asked.items():
+        right = [is_hit(estimate, truth, own.threshold) for estimate, truth in items]
+        sure = [(estimate.confidence or 0.0) >= own.accept_at for estimate, _ in items]
         kept[name] = {
             "frames": len(items),
-            "answered": sum(item.estimate.world_from_cam is not None for item in items),
-            "right": len(right),
-            "accepted": len(sure),
-            "accepted_right": sum(is_hit(i.estimate, i.truth, found.calibration.threshold) for i in sure),
+            "answered": sum(estimate.world_from_cam is not None for estimate, _ in items),
+            "right": sum(right),
+            "accepted": sum(sure),
+            "accepted_right": sum(a and b for a, b in zip(right, sure, strict=True)),
         }
     return kept
 
 
-PARTS: dict[str, Callable[[Calibrated, Exam], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Exam], dict[str, Any]]] = {
     "figures": figures,
+    "accepting": accepting,
     "places": places,
     "damage": damage,
-    "accepting": accepting,
 }
 
 
-def measure(asked: Exam, folds: int, *, again: bool) -> None:
+def measure(name: str, *, again: bool) -> None:
     """Keep the parts that are not known of this map."""
-    source = map_fingerprint(asked.folder)
-    missing = [part for part in PARTS if again or known(asked.scene.labels, asked.name, part).get("map") != source]
+    folder = folder_of(SYSTEMS[name].map)
+    source = map_fingerprint(folder)
+    missing = [part for part in PARTS if again or known(name, part).get("map") != source]
     if not missing:
         return
-    if again:
-        (KEPT / f"{asked.name}-{asked.scene.labels}.map" / "calibration.json").unlink(missing_ok=True)
-    found, ready = prepared(asked, folds)
+    exam = Exam(name, ready(name, again=again), folder)
     for part in missing:
-        print(f"{asked.name}: {part}", flush=True)
-        row = {"map": source, "folds": folds, "every": asked.every, **PARTS[part](found, ready), "stamp": stamp()}
-        path = MEASURED / asked.scene.labels / f"{asked.name}-{part}.json"
-        write_text(path, json.dumps(row, indent=1) + "\n")
+        print(f"{name}: {part}", flush=True)
+        keep(name, part, {"map": source, **PARTS[part](exam)})
 
 
-def known(labels: str, name: str, part: str) -> dict[str, Any]:
-    """A part that was measured; empty when it was not."""
-    path = MEASURED / labels / f"{name}-{part}.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
-
-
-def names(labels: str) -> list[str]:
-    """The maps that are measured."""
-    return sorted({path.stem.rpartition("-")[0] for path in (MEASURED / labels).glob("*-*.json")})
-
-
-def _cell(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def reliability_rows(labels: str) -> Iterator[list[str]]:
-    """Two lines a map: what it says by itself, and calibrated."""
-    for name in names(labels):
-        found = known(labels, name, "figures")
-        for when in ("before", "after") if found else ():
-            row = found[when]
-            yield [
-                f"{name}, {when}",
-                str(row["frames"]),
-                *(_cell(row[key]) for key in FIGURES),
-                _cell(row["confidence_error"]),
-                *(_cell(row[key]) for key in ("covered_distance", "covered_angle")),
-            ]
-
-
-def place_rows(labels: str) -> Iterator[list[str]]:
-    """A line a map and place of elsewhere."""
-    for name in names(labels):
-        found = known(labels, name, "places")
-        for place, row in found.get("against", {}).items():
-            counts = [
-                f"{found['known']}/{found['frames']}",
-                f"{row['claimed']}/{row['pictures']}",
-                str(row["answered"]),
-            ]
-            yield [f"{name}: {place}", *counts, _cell(row["auroc_familiarity"], 4), _cell(row["auroc_confidence"], 4)]
-
-
-def damage_rows(labels: str) -> Iterator[list[str]]:
-    """A line a kind and level, two cells a map."""
-    every = {name: known(labels, name, "damage").get("rows", []) for name in names(labels)}
-    first: list[dict[str, Any]] = next((rows for rows in every.values() if rows), [])
-    for index, row in enumerate(first):
-        cells = []
-        for rows in every.values():
-            here = rows[index] if rows else {}
-            cells += [_cell(here.get("sigma_cm"), 2), _cell(here.get("confidence")), str(here.get("answered", "–"))]
-        what = f"{row['kind']}, {told(row['kind'], row['level'])}" if row["level"] else f"{row['kind']}, none"
-        yield [what, *cells]
-
-
-def accepting_rows(labels: str) -> Iterator[list[str]]:
-    """A line a map and kind of query."""
-    for name in names(labels):
-        found, limit = known(labels, name, "accepting"), known(labels, name, "figures").get("accept_at")
-        for what in ("as taken", "damaged") if found else ():
-            row = found[what]
-            right = f"{100 * row['accepted_right'] / row['accepted']:.1f}" if row["accepted"] else "–"
-            counts = [str(row[key]) for key in ("frames", "answered", "right", "accepted")]
-            yield [f"{name}, {what}", _cell(limit), *counts, right]
-
-
-def page() -> None:
-    """Write the section."""
-    lines: list[str] = []
-    for labels in LABELS:
-        maps = names(labels)
-        if not maps:
+def measure_accuracy() -> None:
+    """Keep how far off each map is, without a calibration: members beside what is made of them."""
+    for name in (*BUILT, *COMBINED):
+        folder = folder_of(name)
+        source = map_fingerprint(folder)
+        if known(name, "accuracy").get("map") == source:
             continue
-        heads = [
-            "map",
-            "frames",
-            "rank cm",
-            "rank deg",
-            "AUSE cm",
-            "AUSE deg",
-            "NEES median",
-            "ECE Σ",
-            "ECE confidence",
-        ]
-        lines += [f"Red kitchen, {labels} labels, 300 test frames; the radii are for 90 %:", ""]
-        lines += [*markdown([*heads, "in radius", "in angle"], reliability_rows(labels)), ""]
-        heads = ["test frames against", "known", "claimed", "answered", "AUROC familiarity", "AUROC confidence"]
-        lines += [*markdown(heads, place_rows(labels)), ""]
-        heads = [f"{name}: {what}" for name in maps for what in ("sigma cm", "confidence", "answered")]
-        lines += [*markdown(["pictures", *heads], damage_rows(labels)), ""]
-        heads = ["map", "confidence", "frames", "answered", "within 10cm/5deg", "accepted", "of these within, %"]
-        lines += [*markdown(heads, accepting_rows(labels)), ""]
-    put("uncertainty", lines or ["Not measured yet.", ""])
+        found, scene = load_map(folder, calibrated=False), scene_of(folder)
+        overall = judged(scene, list(localize_all(found, asked_of(scene, scene.split("test").posed)))).overall
+        recalls = {key: 100 * value for key, value in overall.recalls.items()}
+        errors = {"cm": 100 * overall.median_distance, "deg": overall.median_angle_deg, "recalls": recalls}
+        keep(name, "accuracy", {"map": source, **errors})
+
+
+def keep(name: str, part: str, row: dict[str, Any]) -> None:
+    """Write a part."""
+    write_text(MEASURED / f"{name}-{part}.json", json.dumps({**row, "stamp": stamp()}, indent=1) + "\n")
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("maps", nargs="*", type=named, help="maps to calibrate and ask, as name=folder")
-    parser.add_argument("--folds", type=int, default=3, help="maps built to calibrate one")
-    parser.add_argument("--every", type=int, default=3, help="ask one of so many test frames at each level")
-    parser.add_argument("--again", action="store_true", help="measure what is measured already")
+    parser.add_argument("maps", nargs="*", help=f"of {', '.join(SYSTEMS)}; all where none is named")
+    parser.add_argument("--again", action="store_true", help="calibrate and measure what is measured already")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     given = parser.parse_args(words)
     cv2.setNumThreads(THREADS)
+    torch.set_num_threads(THREADS)
+    if unknown := [name for name in given.maps if name not in SYSTEMS]:
+        parser.error(f"{unknown[0]} is none of {', '.join(SYSTEMS)}")
     try:
-        for name, folder in [] if given.page else given.maps:
-            measure(exam(name, folder, given.every), given.folds, again=given.again)
+        for name in [] if given.page else given.maps or SYSTEMS:
+            measure(name, again=given.again)
+        if not (given.page or given.maps):
+            measure_accuracy()
     except PlacecellError as error:
         parser.exit(1, f"{error}\n")
     page()
