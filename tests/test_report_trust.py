@@ -14,7 +14,7 @@ import pytest
 from placecell.camera import Camera
 from placecell.estimate import Estimate
 from placecell.log import Silent
-from placecell.metrics import evaluate
+from placecell.metrics import Threshold, evaluate
 from placecell.pose import Array, Pose
 from placecell.report import plots, write_report
 from placecell.report.judged import Judged, ground_axes, judge
@@ -59,12 +59,13 @@ def stated(items: list[Judged]) -> list[tuple[Judged, object]]:
     return [(item, item.estimate.sigma) for item in items]
 
 
+LIMIT = Threshold("10cm/5deg", 0.1, 5.0)
 COVARIANCE = np.diag(np.square([0.01] * 3 + [0.02, 0.03, 0.04]))
 
 
 class TestSection:
     def test_draws_every_chart_and_the_fooled(self, scene: Scene) -> None:
-        page = trust_section(scene, run(scene, COVARIANCE), Silent())
+        page = trust_section(scene, run(scene, COVARIANCE), LIMIT, Silent())
         for what in ("Sparsification, position", "Sparsification, rotation", "Reliability of covariances"):
             assert what in page
         assert "Reliability of confidence" in page and "Position error against what was predicted" in page
@@ -74,11 +75,17 @@ class TestSection:
         assert "nan" not in page.lower().replace("span", "") and "http" not in page
 
     def test_without_confidences_their_chart_is_left_out(self, scene: Scene) -> None:
-        assert "Reliability of confidence" not in trust_section(scene, run(scene, COVARIANCE, None), Silent())
+        assert "Reliability of confidence" not in trust_section(scene, run(scene, COVARIANCE, None), LIMIT, Silent())
+
+    def test_confidence_is_judged_by_what_it_is_about(self, scene: Scene) -> None:
+        items, near = run(scene, COVARIANCE), Threshold("10cm/5deg", 0.01, 5.0)
+        page, strict = (trust_section(scene, items, limit, Silent()) for limit in (LIMIT, near))
+        assert "Reliability of confidence, against 10 cm, 5°" in page and page != strict
+        assert "Reliability of confidence" not in trust_section(scene, items, None, Silent())
 
     @pytest.mark.parametrize("covariance", [None, np.zeros((6, 6)), np.diag([1.0, 1, 1, 1, 1, 0])])
     def test_without_usable_covariances_there_is_none(self, covariance: Array | None, scene: Scene) -> None:
-        assert trust_section(scene, run(scene, covariance), Silent()) == ""
+        assert trust_section(scene, run(scene, covariance), LIMIT, Silent()) == ""
 
     def test_is_part_of_the_page(self, scene: Scene, tmp_path: Path) -> None:
         items = run(scene, COVARIANCE)
@@ -91,7 +98,7 @@ class TestSection:
     def test_names_cannot_break_it(self, scene: Scene) -> None:
         evil = replace(scene.frames[1], name='<img src=x onerror="alert(1)">')
         spoilt = replace(scene, frames=(scene.frames[0], evil, *scene.frames[2:]))
-        assert "<img src=x" not in trust_section(spoilt, run(spoilt, COVARIANCE), Silent())
+        assert "<img src=x" not in trust_section(spoilt, run(spoilt, COVARIANCE), LIMIT, Silent())
 
 
 class TestFooled:

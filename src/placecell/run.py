@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from placecell.estimate import Estimate, Query, dump_predictions, read_predictio
 from placecell.images import load_query
 from placecell.localizer import Answering, load_info, map_fingerprint, versions
 from placecell.log import Log
+from placecell.metrics import Threshold
 from placecell.scene import Frame, Scene, field_of, read_json
 
 FORMAT = 1
@@ -53,6 +55,13 @@ class RunInfo:
     images: int
     min_confidence: float | None = None
     """Answers of less were refused; None where none was for that."""
+    threshold: Sequence[Any] | None = None
+    """Name, distance and angle in degrees of the error that confidences are about; None where none are stated."""
+
+    @property
+    def sure_of(self) -> Threshold | None:
+        """The error that confidences are about."""
+        return None if self.threshold is None else Threshold(*self.threshold)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -74,6 +83,8 @@ class RunInfo:
             _require_texts(found.map, "family", "fingerprint", "scene", "scene_fingerprint")
             if found.scene is not None:
                 _require_texts(found.scene, "name", "fingerprint", "labels", "split")
+            if found.sure_of is not None and not all(0 < float(limit) < math.inf for limit in found.sure_of[1:]):
+                raise ValueError(f"threshold {found.threshold}")
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}: damaged ({error}); run localize again with --overwrite") from error
         return found
@@ -128,6 +139,7 @@ def localize_into(
     threads: int,
     device: str = "cpu",
     least: float | None = None,
+    threshold: Threshold | None = None,
     overwrite: bool = False,
     log: Log,
 ) -> list[Estimate]:
@@ -136,6 +148,7 @@ def localize_into(
     Args:
         map_folder: where the map lies; of several, if the localizer chooses among them, each.
         least: confidence below which the localizer refuses; None where it does not.
+        threshold: what its confidences are about; None where it states none.
         overwrite: replace a finished run, and an interrupted one of another map or other pictures.
 
     Raises:
@@ -166,6 +179,7 @@ def localize_into(
             seconds=round(time.perf_counter() - clock, 3),
             images=len(asked),
             min_confidence=least,
+            threshold=threshold,
         )
         atomic.write_text(folder / "run.json", json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
         (folder / _UNFINISHED).unlink()

@@ -146,6 +146,7 @@ class TestLocalize:
         assert len(reasons) >= 2 and all("with a confidence of 0." in reason for reason in reasons)
         told = RunInfo.load(tmp_path / "strict")
         assert told.min_confidence == float(least) and len(told.map["calibration"]) == 16
+        assert told.sure_of == ("50cm/20deg", 0.5, 20.0)
 
     def test_confidence_of_a_map_without_is_no_filter(
         self, room_map_folder: Maps, hall: Scene, placecell: Command, tmp_path: Path

@@ -67,6 +67,7 @@ def localize_among(words: Sequence[str]) -> None:
             threads=threads,
             device=device,
             least=min_confidence,
+            threshold=among.threshold,
             overwrite=overwrite,
             log=log,
         )

@@ -85,6 +85,7 @@ def localize(
         threads=threads,
         device=device,
         least=min_confidence,
+        threshold=localizer.calibration.threshold if isinstance(localizer, Calibrated) else None,
         overwrite=overwrite,
         log=log,
     )

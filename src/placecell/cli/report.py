@@ -60,6 +60,7 @@ def report(
         floors=found.floors,
         run_info=about,
         localizer=localizer,
+        threshold=found.run.sure_of,
         log=log,
     )
     size = f"{len(found.evaluation.errors)} frames, {out.stat().st_size / 1e6:.1f} MB"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from placecell.combine.calibrated import Calibrated
 from placecell.estimate import Estimate, Query
+from placecell.metrics import Threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +21,12 @@ class Among:
     def wants_depth(self) -> bool:
         """Whether one of them needs the depth of the pictures."""
         return any(found.wants_depth for found in self.maps.values())
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """What all their confidences are about; None where that differs."""
+        about = {found.calibration.threshold for found in self.maps.values()}
+        return about.pop() if len(about) == 1 else None
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """One estimate a query, of the map that claims it (`map`; `also` are the others that do), or a refusal."""

@@ -12,7 +12,7 @@ from placecell import atomic
 from placecell.estimate import Estimate
 from placecell.localizer import Localizer
 from placecell.log import Log, Silent
-from placecell.metrics import Evaluation
+from placecell.metrics import Evaluation, Threshold
 from placecell.report import charts, tables
 from placecell.report.errormap import error_map
 from placecell.report.explained import features_section, saliency_section
@@ -36,6 +36,7 @@ def write_report(
     floors: Mapping[str, Evaluation] | None = None,
     run_info: Mapping[str, Any] | None = None,
     localizer: Localizer | None = None,
+    threshold: Threshold | None = None,
     log: Log = _SILENT,
 ) -> None:
     """Write the report of a run to `path`, whole or not at all.
@@ -46,6 +47,7 @@ def write_report(
         run_info: what the page says of the run, in its order. `family`, `map_bytes`, `date`, `seed` and `versions`
             (a mapping) have their places; other keys are listed as they are.
         localizer: the map itself, to show what it sees in pictures, if it can tell.
+        threshold: what the confidences of the answers are about.
 
     Raises:
         SceneError: the evaluation, a floor or an answer belongs to another scene or ground truth.
@@ -65,7 +67,7 @@ def write_report(
         "comparison": tables.comparison(evaluation, others, ours),
         "sequences": tables.sequence_rows(evaluation),
         "refused": tables.refused(judged),
-        "calibration": tables.calibration(evaluation) + trust_section(scene, judged, log),
+        "calibration": tables.calibration(evaluation) + trust_section(scene, judged, threshold, log),
         "about": tables.about(scene, evaluation, about),
     }
     atomic.write_text(path, Template(_resource("report.html")).substitute(parts))

@@ -7,15 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from placecell.log import Log
-from placecell.metrics import nees, percent
+from placecell.metrics import Threshold, nees, percent
 from placecell.pose import Array, PoseError
-from placecell.reliability import LEVELS, ause, confidence_bins, rank_correlation, sparsification, within_quantiles
+from placecell.reliability import (
+    LEVELS,
+    ause,
+    confidence_bins,
+    is_hit,
+    rank_correlation,
+    sparsification,
+    within_quantiles,
+)
 from placecell.report import plots
 from placecell.report.errormap import WIDTH, Plane
 from placecell.report.judged import Judged, ground_axes
 from placecell.report.pictures import worst_cards
 from placecell.report.ramp import Ramp
 from placecell.report.wording import angle, length, round_length, text
+from placecell.report.wording import threshold as threshold_told
 from placecell.scene import Scene, centres, sequences
 
 _FOOLED = 6
@@ -24,15 +33,18 @@ _DEVIATIONS = 2.0
 _OUTLINE = np.column_stack([np.cos(turn := np.linspace(0, 2 * np.pi, 33)), np.sin(turn)])
 
 
-def trust_section(scene: Scene, judged: Sequence[Judged], log: Log) -> str:
+def trust_section(scene: Scene, judged: Sequence[Judged], threshold: Threshold | None, log: Log) -> str:
     """Sparsification, reliability, error against predicted error, ellipses and the most confidently wrong frames.
 
     Empty when no answer carries a usable covariance.
+
+    Args:
+        threshold: what confidences are about; None draws none.
     """
     stated = [(item, sigma) for item in judged if (sigma := item.estimate.sigma) is not None]
     if len(stated) < 2:
         return ""
-    charts = _order(stated) + _size(stated) + _confidence(scene, judged) + _scatter(scene, stated)
+    charts = _order(stated) + _size(stated) + _confidence(judged, threshold) + _scatter(scene, stated)
     fooled = most_fooled(stated, _FOOLED)
     cards = f'<div class="cards">{worst_cards(scene, fooled, judged, log)}</div>'
     return (
@@ -96,19 +108,19 @@ def _size(stated: Sequence[tuple[Judged, PoseError]]) -> str:
     return plots.shares(lines, title, "ellipsoid that should hold so many", "holds", dots=dots, diagonal=True)
 
 
-def _confidence(scene: Scene, judged: Sequence[Judged]) -> str:
-    """Of metric scenes, where the threshold is 10 cm and 5 degrees; empty without confidences."""
+def _confidence(judged: Sequence[Judged], threshold: Threshold | None) -> str:
+    """Empty without confidences."""
     told = [item for item in judged if item.estimate.confidence is not None and item.answer is not None]
-    if not told or not scene.metric:
+    if not told or threshold is None:
         return ""
-    hits = [item.error.distance < 0.10 and item.error.angle_deg < 5.0 for item in told]
+    hits = [is_hit(item.estimate, item.truth, threshold) for item in told]
     bins = confidence_bins([item.estimate.confidence or 0.0 for item in told], hits)
     dots = [
         plots.Dot(b.confidence, b.hits, f"{b.frames} answers", radius=2.5 + 6.0 * float(np.sqrt(b.frames / len(told))))
         for b in bins
     ]
     lines = {"confidence": ([b.confidence for b in bins], [b.hits for b in bins])}
-    title = "Reliability of confidence, against 10 cm and 5°"
+    title = f"Reliability of confidence, against {text(threshold_told(threshold.name))}"
     return plots.shares(lines, title, "confidence", "share that was right", dots=dots, diagonal=True)
 
 
