@@ -71,10 +71,14 @@ def test_another_maps_is_refused(folder: Path) -> None:
 
 
 CHANGES: list[Callable[[dict[str, Any]], Any]] = [
-    lambda row: row.update(format=2),
+    lambda row: row.update(format=1),
     lambda row: row.pop("scaling"),
     lambda row: row["scaling"]["factors"].pop(),
     lambda row: row["scaling"].update(factors=[float("nan")] * 6),
+    lambda row: row.pop("widening"),
+    lambda row: row["widening"]["power"].pop(),
+    lambda row: row["widening"]["weights"][1].append(0.5),
+    lambda row: row["widening"]["scale"]["kinds"].append("weather"),
     lambda row: row["scale"]["middle"].pop(),
     lambda row: row["scale"]["kinds"].__setitem__(0, "weather"),
     lambda row: row["confidence"]["weights"].pop(),

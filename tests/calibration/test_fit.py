@@ -65,11 +65,16 @@ class TestFit:
         told = (calibration.frames, calibration.answered, calibration.damaged, calibration.elsewhere)
         assert told == (600, 600, 150, 50)
 
-    def test_damaged_ones_change_confidence_alone(self, calibration: Calibration) -> None:
+    def test_what_is_usual_is_not_learned_from_damaged_ones(self, calibration: Calibration) -> None:
         alone = fit_calibration(own(600))
-        assert (alone.scaling, alone.conformal) == (calibration.scaling, calibration.conformal)
-        assert (alone.scale, alone.familiarity) == (calibration.scale, calibration.familiarity)
+        assert alone.typical is None and calibration.typical is None
+        assert alone.widening.usual == calibration.widening.usual and alone.widening.scale == calibration.widening.scale
         assert alone.confidence != calibration.confidence
+        new = own(2000, seed=3)
+        for found in (alone, calibration):
+            after = reliability(asked(found, new), truths(new))
+            assert after.covered_distance == pytest.approx(0.9, abs=0.03)
+            assert after.calibration_error is not None and after.calibration_error < 0.05
 
     @pytest.mark.parametrize("refused", [0, 30])
     def test_too_few_answers_are_refused_with_their_number(self, refused: int) -> None:
@@ -90,11 +95,15 @@ class TestFit:
 
     def test_a_map_without_covariances_gets_them(self) -> None:
         bare = [i._replace(estimate=replace(i.estimate, covariance=None)) for i in answers(800, boast=(1.0,) * 6)]
-        found = fit_calibration(bare)
-        estimates = asked(found, bare[:200])
-        assert all(e.sigma is not None and e.radii is not None for e in estimates)
-        assert len({e.sigma for e in estimates}) == 1
-        assert reliability(estimates, truths(bare)).covered_distance == pytest.approx(0.9, abs=0.06)
+        blind = [i._replace(estimate=replace(i.estimate, inliers=None)) for i in bare]
+        for items, sizes in ((bare, 200), (blind, 1)):
+            estimates = asked(fit_calibration(items), items[:200])
+            assert all(e.sigma is not None and e.radii is not None for e in estimates)
+            judged = reliability(estimates, truths(bare))
+            assert judged.covered_distance == pytest.approx(0.9, abs=0.06)
+            assert len({e.sigma for e in estimates}) <= sizes
+        told = reliability(asked(fit_calibration(bare), bare), truths(bare))  # by how many matches agree
+        assert told.rank_distance is not None and told.rank_distance > 0.4
 
 
 class TestApply:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calibration.made import BOAST, answers, truths
-from placecell.calibration.scaling import Scaling, fit_scaling
+from placecell.calibration.scaling import Scaling, fit_scaling, typical
 from placecell.estimate import Estimate
 from placecell.pose import Array
 from placecell.reliability import reliability
@@ -42,11 +42,12 @@ class TestFit:
     def test_maps_that_state_none_get_the_usual_one(self) -> None:
         rng = np.random.default_rng(0)
         deviation = np.array([0.01, 0.02, 0.01, 0.3, 0.1, 0.2])
-        scaling = fit_scaling(rng.normal(size=(900, 6)) * deviation, [None] * 900)
-        assert scaling.typical is not None
-        found = scaling.apply(None)
-        assert found is not None
-        np.testing.assert_allclose(np.sqrt(np.diag(found)), deviation, rtol=0.12)
+        errors = rng.normal(size=(900, 6)) * deviation
+        for stated in ([None] * 900, [np.eye(6)] * 449 + [np.zeros((6, 6))] * 451):
+            found = typical(errors, stated)
+            assert found is not None
+            np.testing.assert_allclose(found, deviation, rtol=0.12)
+        assert typical(errors, [np.eye(6)] * 451 + [None] * 449) is None
 
     def test_heavy_tails_are_met_in_the_whole_not_in_the_middle_alone(self) -> None:
         """With errors of Student's t, the temperature widens what the median alone would find."""

@@ -19,12 +19,13 @@ from placecell.calibration.familiarity import Familiarity
 from placecell.calibration.features import Neighbourhood
 from placecell.calibration.fit import Calibration
 from placecell.calibration.scaling import Scaling
+from placecell.calibration.widening import Widening
 from placecell.errors import FormatError
 from placecell.localizer import map_fingerprint
 from placecell.metrics import Threshold
 from placecell.scene import read_json
 
-FORMAT = 1
+FORMAT = 2
 NAME = "calibration.json"
 VECTORS = "calibration.safetensors"
 _AGAIN = "calibrate the map again"
@@ -68,26 +69,39 @@ def read_calibration(folder: Path) -> tuple[Calibration, Neighbourhood | None]:
 
 def _from_json(row: Mapping[str, Any]) -> Calibration:
     scaling, scale, confidence, known = (row[key] for key in ("scaling", "scale", "confidence", "familiarity"))
-    typical = scaling["typical"]
+    typical, widening = row["typical"], row["widening"]
     found = Calibration(
         threshold=Threshold(
             str(row["threshold"]["name"]), float(row["threshold"]["distance_m"]), float(row["threshold"]["angle_deg"])
         ),
-        scaling=Scaling(_numbers(scaling["factors"], 6), None if typical is None else _numbers(typical, 6)),
+        typical=None if typical is None else _numbers(typical, 6),
+        widening=Widening(
+            _scale(widening["scale"]),
+            _numbers(widening["usual"], 2),
+            _numbers(widening["power"], 2),
+            tuple(_numbers(weights) for weights in widening["weights"]),
+        ),
+        scaling=Scaling(_numbers(scaling["factors"], 6)),
         conformal=Conformal(**{key: float(row["conformal"][key]) for key in ("coverage", "distance", "angle")}),
-        scale=Scale(tuple(scale["kinds"]), _numbers(scale["middle"]), _numbers(scale["spread"])),
+        scale=_scale(scale),
         confidence=Confidence(_numbers(confidence["weights"]), *_numbers([confidence["offset"], confidence["most"]])),
         familiarity=Familiarity(_numbers(known["strangeness"]), int(known["answers"])),
         accept_at=float(row["accept_at"]),
         **{key: int(row[key]) for key in ("frames", "answered", "damaged", "elsewhere")},
     )
-    kinds = len(found.scale.kinds)
-    lengths = {len(found.scale.middle), len(found.scale.spread), len(found.confidence.weights)}
-    if lengths != {kinds} or not set(found.scale.kinds) <= set(KINDS):
-        raise ValueError(f"kinds {found.scale.kinds} with {lengths} values")
+    for which, weights in ((found.scale, [found.confidence.weights]), (found.widening.scale, found.widening.weights)):
+        if {len(values) for values in weights} != {len(which.kinds)}:
+            raise ValueError(f"kinds {which.kinds} with weights {weights}")
     if not found.familiarity.strangeness:
         raise ValueError("no strangeness")
     return found
+
+
+def _scale(row: Mapping[str, Any]) -> Scale:
+    kinds = tuple(row["kinds"])
+    if not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds {kinds}")
+    return Scale(kinds, _numbers(row["middle"], len(kinds)), _numbers(row["spread"], len(kinds)))
 
 
 def _numbers(values: Any, count: int | None = None) -> tuple[float, ...]:

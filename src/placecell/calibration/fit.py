@@ -14,7 +14,8 @@ from placecell.calibration.confidence import Confidence, accept_at, fit_confiden
 from placecell.calibration.conformal import Conformal, fit_conformal
 from placecell.calibration.evidence import Scale, fit_scale, raw_evidence
 from placecell.calibration.familiarity import Familiarity, fit_familiarity
-from placecell.calibration.scaling import Scaling, fit_scaling
+from placecell.calibration.scaling import Scaling, fit_scaling, typical
+from placecell.calibration.widening import Widening, fit_widening
 from placecell.errors import MapError
 from placecell.estimate import Estimate
 from placecell.metrics import Threshold
@@ -44,6 +45,9 @@ class Calibration:
 
     threshold: Threshold
     """What confidence is about; its lengths are in the unit of the scene."""
+    typical: tuple[float, ...] | None
+    """(6,) standard deviations of the answers of a map that states no covariances; None of others."""
+    widening: Widening
     scaling: Scaling
     conformal: Conformal
     scale: Scale
@@ -58,14 +62,15 @@ class Calibration:
     elsewhere: int
 
     def apply(self, estimates: Sequence[Estimate], nearness: Array | None = None) -> list[Estimate]:
-        """The estimates with covariances scaled, radii, confidence and familiarity; the last two 0 for a refusal.
+        """The estimates with covariances corrected, radii, confidence and familiarity; the last two 0 for a refusal.
 
         A covariance that cannot be inverted is left out, and counts as the least sure there is.
 
         Args:
             nearness: (N,) of their pictures, for maps that see pictures as vectors.
         """
-        scaled = [self._scaled(estimate) for estimate in estimates]
+        stated = [_stated(estimate, self.typical) for estimate in estimates]
+        scaled = [self._scaled(estimate) for estimate in self.widening.apply(stated, nearness)]
         evidence = self.scale.evidence(raw_evidence(scaled, nearness))
         confidence, familiarity = self.confidence.apply(evidence), self.familiarity.apply(evidence)
         return [
@@ -84,6 +89,13 @@ class Calibration:
         return replace(scaled, radii=self.conformal.radii(scaled.sigma))
 
 
+def _stated(estimate: Estimate, typical: tuple[float, ...] | None) -> Estimate:
+    """The estimate with the covariance that its map states, or the usual one of a map that states none."""
+    if estimate.world_from_cam is None or typical is None:
+        return estimate
+    return replace(estimate, covariance=np.diag(np.square(typical)))
+
+
 def fit_calibration(
     taken: Sequence[Answered],
     harder: Sequence[Answered] = (),
@@ -93,7 +105,8 @@ def fit_calibration(
 ) -> Calibration:
     """Calibrate on answers to pictures that the map, or one built alike, had not seen.
 
-    Covariances, radii and familiarity are learned from the pictures as they were taken, confidence from all.
+    How errors grow with what speaks against answers, and confidence, are learned from all of them; what is usual, how
+    large covariances are, radii and familiarity from the pictures as they were taken.
 
     Args:
         taken: pictures of the place, as taken.
@@ -110,25 +123,69 @@ def fit_calibration(
             "hold out more sequences"
         )
     residuals = np.array([_residual(item) for item in placed])
-    scaling = fit_scaling(residuals, [item.estimate.covariance for item in placed])
-    scaled = _with_scaled(placed, scaling)
+    usual = typical(residuals, [item.estimate.covariance for item in placed])
+    answers = _Answers.stated(placed, [item for item in harder if item.estimate.world_from_cam is not None], usual)
+    widening = _widening(answers)
+    widened = answers.widened(widening)
+    scaling = fit_scaling(residuals, [item.estimate.covariance for item in widened.taken])
+    scaled, hard = widened.scaled(scaling)
     scale = fit_scale(_raw(scaled))
-    hard = _with_scaled([item for item in harder if item.estimate.world_from_cam is not None], scaling)
-    usual, worse = (_Judged.of(group, scale, threshold) for group in (scaled, hard))
-    confidence = fit_confidence(*usual.joined(worse))
+    ours, worse = (_Judged.of(group, scale, threshold) for group in (scaled, hard))
+    confidence = fit_confidence(*ours.joined(worse))
     return Calibration(
         threshold=threshold,
+        typical=usual,
+        widening=widening,
         scaling=scaling,
         conformal=_conformal(scaled, coverage),
         scale=scale,
         confidence=confidence,
-        familiarity=fit_familiarity(usual.evidence),
-        accept_at=_accept_at(confidence, usual, worse, np.array([item.truth is None for item in hard], dtype=bool)),
+        familiarity=fit_familiarity(ours.evidence),
+        accept_at=_accept_at(confidence, ours, worse, np.array([item.truth is None for item in hard], dtype=bool)),
         frames=len(taken),
         answered=len(placed),
         damaged=sum(item.truth is not None for item in harder),
         elsewhere=sum(item.truth is None for item in harder),
     )
+
+
+class _Answers(NamedTuple):
+    """Answers with poses: to pictures as taken, and to harder ones."""
+
+    taken: list[Answered]
+    harder: list[Answered]
+
+    @classmethod
+    def stated(cls, taken: Sequence[Answered], harder: Sequence[Answered], usual: tuple[float, ...] | None) -> _Answers:
+        """With the covariances that the map states."""
+        return cls(*([i._replace(estimate=_stated(i.estimate, usual)) for i in group] for group in (taken, harder)))
+
+    def widened(self, widening: Widening) -> _Answers:
+        return _Answers(*(_with(group, widening.apply(*_seen(group))) for group in self))
+
+    def scaled(self, scaling: Scaling) -> _Answers:
+        return _Answers(
+            *(
+                _with(group, [replace(i.estimate, covariance=scaling.apply(i.estimate.covariance)) for i in group])
+                for group in self
+            )
+        )
+
+
+def _seen(items: Sequence[Answered]) -> tuple[list[Estimate], Array]:
+    return [item.estimate for item in items], np.array([item.nearness for item in items], np.float64)
+
+
+def _with(items: Sequence[Answered], estimates: Sequence[Estimate]) -> list[Answered]:
+    return [item._replace(estimate=estimate) for item, estimate in zip(items, estimates, strict=True)]
+
+
+def _widening(answers: _Answers) -> Widening:
+    """From those whose error is known and predicted."""
+    taken = [item for item in answers.taken if item.estimate.sigma is not None]
+    both = taken + [item for item in answers.harder if item.truth is not None and item.estimate.sigma is not None]
+    errors = np.array([pose_error(item.estimate.world_from_cam, _truth(item)) for item in both], np.float64)
+    return fit_widening(*_seen(both), errors, taken=len(taken))
 
 
 class _Judged(NamedTuple):
@@ -167,15 +224,8 @@ def _accept_at(confidence: Confidence, usual: _Judged, worse: _Judged, away: NDA
     return accept_at([(confidence.apply(group.evidence), group.hits) for group in mixed])
 
 
-def _with_scaled(items: Sequence[Answered], scaling: Scaling) -> list[Answered]:
-    return [
-        item._replace(estimate=replace(item.estimate, covariance=scaling.apply(item.estimate.covariance)))
-        for item in items
-    ]
-
-
 def _raw(items: Sequence[Answered]) -> Array:
-    return raw_evidence([item.estimate for item in items], np.array([item.nearness for item in items]))
+    return raw_evidence(*_seen(items))
 
 
 def _truth(item: Answered) -> Pose:

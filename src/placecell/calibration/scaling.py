@@ -21,17 +21,13 @@ _THINNEST = 1e-3
 
 @dataclass(frozen=True)
 class Scaling:
-    """Σ becomes D Σ D, D the diagonal of `factors`; of maps that state none, Σ is that of `typical` always."""
+    """Σ becomes D Σ D, D the diagonal of `factors`."""
 
     factors: tuple[float, ...]
     """(6,) rx ry rz tx ty tz, the temperature included."""
-    typical: tuple[float, ...] | None = None
-    """(6,) standard deviations; None for maps that state covariances."""
 
     def apply(self, covariance: Array | None) -> Array | None:
         """The scaled covariance; None where there is none, or it is singular and so says nothing."""
-        if self.typical is not None:
-            return np.diag(np.square(np.multiply(self.typical, self.factors)))
         if covariance is None or not is_definite(covariance):
             return None
         scaled = covariance * np.outer(self.factors, self.factors)
@@ -47,20 +43,24 @@ def fit_scaling(residuals: Array, covariances: Sequence[Array | None]) -> Scalin
 
     Args:
         residuals: (N, 6) ξ with truth = answer · exp(ξ).
-        covariances: what was stated of each. Where most is missing or singular, one covariance is fitted for all.
+        covariances: what was stated of each; missing and singular ones teach nothing.
     """
     usable = [value for value in covariances if value is not None and is_definite(value)]
-    if 2 * len(usable) <= len(residuals):
-        typical = _spread(residuals)
-        white = residuals / typical
-        factor = _temperature(np.square(white).sum(axis=1))
-        return Scaling((factor,) * _AXES, tuple(typical.tolist()))
     kept = np.array([value is not None and is_definite(value) for value in covariances])
     stated, error = np.array(usable), residuals[kept]
     factors = _spread(error / np.sqrt(np.diagonal(stated, axis1=1, axis2=2)))
     white = np.linalg.solve(np.linalg.cholesky(stated), (error / factors)[..., None])[..., 0]
     factors = factors * _temperature(np.square(white).sum(axis=1))
     return Scaling(tuple(factors.tolist()))
+
+
+def typical(residuals: Array, covariances: Sequence[Array | None]) -> tuple[float, ...] | None:
+    """(6,) standard deviations that stand for the covariances of a map that states none: (robust) those of its errors.
+
+    None where most answers state one that can be inverted.
+    """
+    usable = sum(value is not None and is_definite(value) for value in covariances)
+    return None if 2 * usable > len(residuals) else tuple(_spread(residuals).tolist())
 
 
 def _spread(values: Array) -> Array:

@@ -143,8 +143,8 @@ def _told(found: Calibrated) -> list[str]:
     own = found.calibration
     factors = " ".join(f"{factor:.3g}" for factor in own.scaling.factors)
     lines = [f"predicted errors are multiplied by {factors} (rx ry rz tx ty tz)"]
-    if own.scaling.typical is not None:
-        lines = ["the map states no covariance, so all answers get the usual one"]
+    if own.typical is not None:
+        lines = ["the map states no covariance, so answers get the usual one, more where more speaks against them"]
     if own.accept_at < 1:
         lines.append(
             f"answers of confidence {own.accept_at:.3f} or more were within {own.threshold.name} 99 % of times"
