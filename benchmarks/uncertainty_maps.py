@@ -176,6 +176,6 @@ def _is_of(kept: Path, folder: Path) -> bool:
 def _candidates(name: str, found: Localizer, scene: Scene) -> list[Candidate]:
     folder = folder_of(SYSTEMS[name].map)
     info = load_info(folder)
-    if unseen := info.unseen(scene.split("train")):
+    if unseen := tuple(frame for frame in info.unseen(scene) if frame.split == "train"):
         return [Candidate(found, scene, unseen)]
     return list(built_without(info, scene, FOLDS, work=KEPT / f"{name}.folds", device="cpu", log=Terminal()))
