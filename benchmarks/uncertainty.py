@@ -142,25 +142,33 @@ def places(exam: Exam) -> dict[str, Any]:
 
 
 def damage(exam: Exam) -> dict[str, Any]:
-    """The predicted error of test frames, ever more damaged; a refusal is infinitely unsure."""
+    """Predicted and true error of test frames, ever more damaged; a refusal is infinitely unsure, and wrong."""
+    frames = exam.scene.split("test").posed
+    truths = {frame.name: frame.world_from_cam for frame in frames if frame.world_from_cam is not None}
     rows = []
     for kind in HURT:
         for level in (0.0, *LEVELS[kind]):
             estimates = list(localize_all(exam.found, _hurt(exam, kind, level)))
             sigma = [np.inf if e.sigma is None else e.sigma.distance for e in estimates]
-            middle = float(np.median(sigma))
+            true = [pose_error(e.world_from_cam, truths[e.name]).distance for e in estimates]
             rows.append(
                 {
                     "kind": kind,
                     "level": level,
                     "frames": len(estimates),
                     "answered": sum(e.world_from_cam is not None for e in estimates),
-                    "sigma_cm": 100 * middle if np.isfinite(middle) else None,
+                    "sigma_cm": _middle_cm(sigma),
+                    "cm": _middle_cm(true),
                     "confidence": float(np.mean([e.confidence or 0.0 for e in estimates])),
                 }
             )
             print(exam.name, rows[-1], flush=True)
     return {"every": EVERY, "rows": rows}
+
+
+def _middle_cm(lengths: Sequence[float]) -> float | None:
+    middle = float(np.median(lengths))
+    return 100 * middle if np.isfinite(middle) else None
 
 
 def _hurt(exam: Exam, kind: Kind, level: float) -> list[Asked]:

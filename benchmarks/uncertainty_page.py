@@ -44,7 +44,7 @@ def page() -> None:
     table(f"{where}, as taken and damaged at random:", ACCEPTING, accepting_rows())
     table("Test frames told from pictures of elsewhere:", PLACES, place_rows())
     for name, system in SYSTEMS.items():
-        head = ["pictures", "sigma cm", "confidence", "answered"]
+        head = ["pictures", "predicted cm", "true cm", "confidence", "answered"]
         table(f"{system.told}, every third test frame ever more damaged:", head, damage_rows(name))
     table("Accuracy of members and of what is made of them:", ACCURACY, accuracy_rows())
     put("uncertainty", lines or ["Not measured yet.", ""])
@@ -115,8 +115,8 @@ def damage_rows(name: str) -> Iterator[list[str]]:
     """A line a kind and level; a median among the refused is without end."""
     for row in known(name, "damage").get("rows", []):
         what = f"{row['kind']}, {told(row['kind'], row['level'])}" if row["level"] else f"{row['kind']}, none"
-        sigma = "∞" if row["sigma_cm"] is None else _cell(row["sigma_cm"], 2)
-        yield [what, sigma, _cell(row["confidence"]), f"{row['answered']}/{row['frames']}"]
+        lengths = ["∞" if row[key] is None else _cell(row[key], 2) for key in ("sigma_cm", "cm")]
+        yield [what, *lengths, _cell(row["confidence"]), f"{row['answered']}/{row['frames']}"]
 
 
 ACCURACY = ("map", "cm", "deg", "5cm/5deg", "10cm/5deg")
