@@ -16,10 +16,12 @@ from placecell.calibration.evidence import KINDS
 from placecell.calibration.features import neighbourhood
 from placecell.calibration.fit import Calibration, fit_calibration
 from placecell.catalog import load_map
-from placecell.combine.calibrated import Calibrated, write_calibration
+from placecell.combine.calibrated import Calibrated, seer_of, write_calibration
+from placecell.combine.cascade import Cascade
+from placecell.combine.ensemble import Ensemble
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
-from placecell.localizer import Localizer
+from placecell.localizer import Localizer, MapInfo
 
 CALIBRATION: Calibration = fit_calibration(answers(150), lost(60))
 NEW = [*answers(20, seed=7), *lost(5, seed=8)]
@@ -118,3 +120,20 @@ class TestFolder:
         (tmp_path / "one" / "calibration.json").rename(tmp_path / "other" / "calibration.json")
         with pytest.raises((FormatError, MapError), match="made for another map"):
             load_map(tmp_path / "other")
+
+
+class TestSeer:
+    """Which map of several says how a picture looks."""
+
+    class Seeing(Toy):
+        def pose_features(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+            return np.ones((len(queries), 3), np.float32)
+
+    def test_is_the_first_that_sees(self) -> None:
+        blind, seeing, other = Toy(), self.Seeing(), self.Seeing()
+        info = MapInfo("ensemble", {"how": "mixture"}, "room", "0" * 16, "by hand", True, 0)
+        assert seer_of(seeing) is seeing and seer_of(blind) is None
+        assert seer_of(Calibrated(seeing, CALIBRATION)) is seeing
+        assert seer_of(Ensemble(info, (blind, Calibrated(seeing, CALIBRATION), other))) is seeing
+        assert seer_of(Ensemble(info, (blind, blind))) is None
+        assert seer_of(Cascade(info, blind, seeing)) is seeing

@@ -72,9 +72,18 @@ class Calibrated:
 
 def nearness(localizer: Localizer, known: Neighbourhood | None, queries: Sequence[Query]) -> Array | None:
     """(N,) how near pictures are to the training pictures as the map sees them; None of maps that see no vectors."""
-    if known is None or not isinstance(localizer, PoseFeatures):
+    seer = seer_of(localizer)
+    if known is None or seer is None:
         return None
-    return known.nearness(localizer.pose_features(queries))
+    return known.nearness(seer.pose_features(queries))
+
+
+def seer_of(localizer: Localizer) -> PoseFeatures | None:
+    """The map that sees pictures as vectors: itself, or of a map made of maps the first that does."""
+    if isinstance(localizer, PoseFeatures):
+        return localizer
+    members = (localizer.localizer,) if isinstance(localizer, Calibrated) else getattr(localizer, "members", ())
+    return next((seer for member in members if (seer := seer_of(member)) is not None), None)
 
 
 def write_calibration(folder: Path, calibration: Calibration, known: Neighbourhood | None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from placecell import catalog
 from placecell.calibration.features import MOST, Neighbourhood, neighbourhood
 from placecell.calibration.fit import COVERAGE, METRIC_THRESHOLD, Answered, fit_calibration
-from placecell.combine.calibrated import Calibrated, nearness
+from placecell.combine.calibrated import Calibrated, nearness, seer_of
 from placecell.damage import LEVELS, Kind, damaged, truth
 from placecell.errors import ImageError, MapError
 from placecell.estimate import Query
@@ -21,7 +21,6 @@ from placecell.images import load_query
 from placecell.localizer import (
     Localizer,
     MapInfo,
-    PoseFeatures,
     config_from_json,
     config_to_json,
     load_info,
@@ -215,11 +214,12 @@ def _settings(info: MapInfo) -> dict[str, Any]:
 
 def known_pictures(localizer: Localizer, scene: Scene, frames: Sequence[Frame]) -> Neighbourhood | None:
     """Training frames as a map sees them, evenly spread; None of maps that see no vectors."""
-    if not isinstance(localizer, PoseFeatures) or not frames:
+    seer = seer_of(localizer)
+    if seer is None or not frames:
         return None
     chosen = _spread(frames, MOST)
     depth = wants_depth(localizer)
-    vectors = [localizer.pose_features([load_query(scene, frame, depth=depth)])[0] for frame in chosen]
+    vectors = [seer.pose_features([load_query(scene, frame, depth=depth)])[0] for frame in chosen]
     _, groups = np.unique([frame.sequence for frame in chosen], return_inverse=True)
     return neighbourhood(np.array(vectors, np.float32), groups)
 

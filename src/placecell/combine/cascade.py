@@ -39,9 +39,14 @@ class Cascade:
         return cls(info, catalog.load_map(cheap, device=device), second)
 
     @property
+    def members(self) -> tuple[Localizer, Localizer]:
+        """Both maps."""
+        return self.cheap, self.precise
+
+    @property
     def wants_depth(self) -> bool:
         """Whether one of the two needs the depth of the pictures."""
-        return any(wants_depth(member) for member in (self.cheap, self.precise))
+        return any(wants_depth(member) for member in self.members)
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """One estimate a query: the precise map's, but for those that the cheap one is sure of."""
@@ -57,7 +62,7 @@ class Cascade:
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the map folder, with the folders of both maps in it."""
-        save_members(folder, self.info, (self.cheap, self.precise), overwrite=overwrite)
+        save_members(folder, self.info, self.members, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> Self:
