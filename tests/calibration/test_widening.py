@@ -37,7 +37,7 @@ class Drawn:
 
 
 class TestFit:
-    @pytest.mark.parametrize("power, weight", [(1.0, 0.0), (1.0, 0.4), (1.5, 0.2), (0.7, 0.8)])
+    @pytest.mark.parametrize("power, weight", [(1.0, 0.0), (1.0, 0.4), (1.5, 0.2), (1.2, 0.8)])
     @pytest.mark.parametrize("outliers", [0.0, 0.05])
     def test_finds_what_errors_grow_with(self, power: float, weight: float, outliers: float) -> None:
         found = Drawn(2000, power, weight, outliers=outliers).fitted()
@@ -49,6 +49,9 @@ class TestFit:
     def test_evidence_that_says_the_opposite_is_not_believed(self) -> None:
         found = Drawn(1000, 1.0, -0.5).fitted()
         assert found.weights == ((0.0,), (0.0,))
+
+    def test_differences_are_stretched_and_not_pressed_together(self) -> None:
+        assert Drawn(1000, 0.6, 0.0).fitted().power == (1.0, 1.0)
 
     def test_a_handful_of_answers_changes_little(self) -> None:
         found = Drawn(8, 1.0, 0.0, seed=3).fitted()

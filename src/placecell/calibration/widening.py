@@ -14,7 +14,9 @@ from placecell.pose import Array
 
 _FREEDOM = 4.0
 """Of the Student distribution that errors are fitted by, which is deaf to a few that are far off."""
-_POWERS = (0.5, 2.0)
+_POWERS = (1.0, 2.0)
+"""What a network learned to expect is drawn towards the middle, so differences may be stretched. They are not pressed
+together: a solver's sigma is in proportion, and only damage beyond what it knows would say otherwise."""
 _POWER_PRIOR, _WEIGHT_PRIOR = 0.25, 0.5
 """Deviations about 1 and 0: with few answers, or none that differ, predicted errors stay as they are stated."""
 _LEAST, _MOST = -3.0, 5.0

@@ -84,6 +84,7 @@ class TestChosen:
 
 
 class TestTraining:
+    @pytest.mark.slow
     @pytest.mark.parametrize("surfaces", [True, False])
     def test_learns_where_cells_lie(self, surfaces: bool, few: Scene) -> None:
         """A few frames by heart, with depth and from their poses alone: the map places them to 5 cm."""

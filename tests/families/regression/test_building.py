@@ -78,6 +78,7 @@ class TestChosen:
 
 
 class TestTraining:
+    @pytest.mark.slow
     def test_learns_where_pictures_were_taken(self, room_scene: Scene) -> None:
         """A few frames by heart: the map answers these far better than their mean would."""
         few = room_scene.split("train").keep([index < 6 for index in range(30)])
