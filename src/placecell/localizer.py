@@ -101,6 +101,15 @@ class PoseFeatures(Protocol):
 
 
 @runtime_checkable
+class SeenAtOnce(PoseFeatures, Protocol):
+    """A map that answers and sees its vectors by one look."""
+
+    def localize_seen(self, queries: Sequence[Query]) -> tuple[list[Estimate], NDArray[np.float32]]:
+        """`localize` and `pose_features`."""
+        ...
+
+
+@runtime_checkable
 class Guidable(Protocol):
     """A map that places a picture with less work when it is told about where it was taken."""
 

@@ -31,6 +31,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "posenet": {"head": "posenet", "rotation": "quaternion"},
     "grid": {"head": "grid", "rotation": "6d", "crop": 0},
     "lstm": {"head": "lstm", "rotation": "log-quaternion"},
+    "passes": {"head": "posenet", "rotation": "log-quaternion", "dropout": 0.3, "map_dropout": 0.2, "passes": 6},
+    "align-passes": {"head": "align", "rotation": "9d", "crop": 0, "dropout": 0.2, "passes": 6},
     "dense": {"head": "posenet", "rotation": "9d", "short_side": 96, "inference": "dense", "crops": 6},
     "one-pass": {"head": "posenet", "rotation": "quaternion", "short_side": 96, "inference": "one-pass"},
 }
@@ -64,7 +66,7 @@ def regression(scene: Scene, kind: str = "align", **changes: Any) -> RegressionM
         torch.manual_seed(0)
         network = PoseNetwork(family, anchor.scale, size=size_seen(camera, family))
         _drawn(network)
-        if kind == "align":
+        if family.head == "align":
             network.head.begin(camera, depth=2.0, middle=np.array([0.1, -0.2, 0.3]))  # type: ignore[operator]
         network = answering(network, family, camera)
     return RegressionMap(family, MapInfo.of(family, scene, 0), network, camera, anchor, least_detail=1.0)

@@ -19,17 +19,17 @@ from placecell.errors import MapError, PlacecellError
 from placecell.estimate import Query
 from placecell.export import exporting
 from placecell.export.exporting import export_map
-from placecell.localizer import Coarse, Localizer, load_info, map_fingerprint
+from placecell.localizer import Coarse, Localizer, PoseFeatures, SeenAtOnce, load_info, map_fingerprint
 from placecell.pose import pose_error
 from placecell.scene import Scene
-from test_contract import unplaceable
+from test_contract import said, unplaceable
 
 Folder = Callable[[str], Path]
 
 pytestmark = [pytest.mark.usefixtures("patches"), pytest.mark.slow]
 
 
-@pytest.mark.parametrize("kind", ["align", "posenet", "dense", "one-pass"])
+@pytest.mark.parametrize("kind", ["align", "posenet", "dense", "one-pass", "passes", "align-passes"])
 def test_an_export_answers_as_its_map(
     kind: str, small_map: Folder, small_export: Folder, room_queries: list[Query]
 ) -> None:
@@ -39,6 +39,35 @@ def test_an_export_answers_as_its_map(
         assert found.name == expected.name and found.world_from_cam is not None
         error = pose_error(found.world_from_cam, expected.world_from_cam)
         assert error.distance < 1e-3 and error.angle_deg < 0.02
+        assert found.covariance is not None and expected.covariance is not None
+        scale = np.sqrt(np.outer(*[np.diag(expected.covariance)] * 2))
+        np.testing.assert_allclose(found.covariance / scale, expected.covariance / scale, atol=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["align", "posenet", "dense", "passes"])
+def test_it_sees_pictures_by_the_vectors_of_its_map(
+    kind: str, small_map: Folder, small_export: Folder, room_queries: list[Query]
+) -> None:
+    ours, theirs = load_map(small_export(kind)), load_map(small_map(kind))
+    assert isinstance(ours, SeenAtOnce) and isinstance(theirs, PoseFeatures)
+    blind = replace(room_queries[0], image=np.zeros_like(room_queries[0].image))
+    answers, found = ours.localize_seen([*room_queries, blind])
+    assert [said(answer) for answer in answers[:-1]] == [said(answer) for answer in ours.localize(room_queries)]
+    assert answers[-1].reason is not None and np.isnan(found[-1]).all()
+    assert ours.pose_features([blind]).shape == (1, found.shape[1])
+    expected = theirs.pose_features(room_queries)
+    if kind in ("align", "posenet"):
+        np.testing.assert_allclose(found[:-1], expected, rtol=1e-3, atol=1e-4)
+    else:  # the mean over passes or windows, near what the map sees without
+        assert found[:-1].shape == expected.shape
+        together = np.corrcoef(found[:-1].ravel(), expected.ravel())[0, 1]
+        assert together > 0.8
+
+
+def test_a_map_without_a_covariance_has_none(room_scene: Scene, room_queries: list[Query], tmp_path: Path) -> None:
+    small.regression(room_scene, "posenet", covariance="none").save(tmp_path / "bare.map")
+    export_map(tmp_path / "bare.map", tmp_path / "out", scene=None, precision="fp32", log=Remembering())
+    assert all(answer.covariance is None for answer in load_map(tmp_path / "out").localize(room_queries))
 
 
 def test_what_it_refuses_it_refuses_in_the_same_words(small_map: Folder, small_export: Folder) -> None:
@@ -55,6 +84,7 @@ def test_it_says_how_it_was_made(small_map: Folder, small_export: Folder) -> Non
     assert (told["precision"], told["reads"], told["of"]) == ("fp32", "align", map_fingerprint(small_map("align")))
     parity = told["parity"]
     assert parity["frames"] == 3 and parity["moved"] < 1e-3 and abs(parity["loss"]) < 0.01
+    assert 0 <= parity["sigma_moved"] < 1e-3 and 0 <= parity["sigma_moved_deg"] < 1e-3
     assert load_info(small_export("align")).config == load_info(small_map("align")).config
 
 

@@ -24,7 +24,7 @@ def test_pictures_enter_as_in_training() -> None:
     np.testing.assert_allclose(Normalised()(torch.from_numpy(drawn)), picture_tensor(drawn), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["align", "lstm", "one-pass"])
+@pytest.mark.parametrize("kind", ["align", "lstm", "one-pass", "passes"])
 def test_both_engines_say_what_torch_says(kind: str, room_scene: Scene) -> None:
     graph = graph_of(small.regression(room_scene, kind))
     content = described(onnx_of(graph), graph, {})

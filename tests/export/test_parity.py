@@ -37,6 +37,19 @@ def test_the_worse_of_centre_and_rotation_counts() -> None:
     assert Parity.of([turned] * 3, [straight] * 3, TRUTHS).loss == pytest.approx(1.0, rel=1e-3)
 
 
+def test_how_far_stated_errors_move_is_told() -> None:
+    def stating(*sigmas: float) -> list[Estimate]:
+        return [
+            Estimate("a", Pose.identity(), np.diag([s, s, s, 2 * s, 2 * s, 2 * s]) ** 2 / [[1, 1, 1, 4, 4, 4]])
+            for s in sigmas
+        ]
+
+    found = Parity.of(stating(1.1, 2.0, 0.9), stating(1.0, 1.0, 1.0), TRUTHS)
+    assert found.sigma_moved == pytest.approx(0.1) and found.sigma_moved_deg == pytest.approx(0.1)
+    bare = Parity.of([at(0.1)] * 3, stating(1.0, 1.0, 1.0), TRUTHS)
+    assert bare.sigma_moved is None and json.loads(json.dumps(bare.told))["sigma_moved_deg"] is None
+
+
 def test_refusing_is_losing_everything() -> None:
     found = Parity.of([Estimate.refusal("a", "no")] * 3, [at(0.1)] * 3, TRUTHS)
     assert found.loss == math.inf and (found.refused, found.reference_refused) == (3, 0)

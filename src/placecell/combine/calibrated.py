@@ -14,7 +14,7 @@ from placecell.calibration.fit import Calibration
 from placecell.combine.members import save_within
 from placecell.errors import MapError
 from placecell.estimate import Estimate, Query
-from placecell.localizer import Localizer, PoseFeatures, wants_depth
+from placecell.localizer import Localizer, PoseFeatures, SeenAtOnce, wants_depth
 from placecell.pose import Array
 
 
@@ -37,8 +37,12 @@ class Calibrated:
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """The map's answers with scaled covariances, radii, confidence and familiarity."""
-        found = self.localizer.localize(queries)
-        near = nearness(self.localizer, self.known, queries)
+        if self.known is not None and isinstance(self.localizer, SeenAtOnce):
+            found, vectors = self.localizer.localize_seen(queries)
+            near: Array | None = self.known.nearness(vectors)
+        else:
+            found = self.localizer.localize(queries)
+            near = nearness(self.localizer, self.known, queries)
         return [self._accepted(estimate) for estimate in self.calibration.apply(found, near)]
 
     def _accepted(self, estimate: Estimate) -> Estimate:

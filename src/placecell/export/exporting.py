@@ -118,6 +118,7 @@ class _Draft:
         export = {
             "sha256": hashlib.sha256(content).hexdigest(),
             "reads": self.graph.reads,
+            "features": self.graph.features,
             "precision": self.precision,
             "kept": list(kept),
             "calibrated_on": calibrated_on,
@@ -137,7 +138,8 @@ def _in_eight_bits(draft: _Draft, model: Any, evidence: Evidence, log: Log) -> t
     """The export in int8; where that loses too much, with the layers that suffer most kept in floating point."""
     calibrated = len(evidence.pictures)
     ranges = Ranges.over(model, evidence.pictures)
-    last = _last_layers(ranges, len(draft.graph.outputs))
+    # Their numbers are the answer: 8 bits would round places to centimetres.
+    last = ranges.layers[-len(draft.graph.last) :]
     found = draft.of(ranges.quantised(last), last, calibrated)
     parity = evidence.parity(found)
     if parity.loss <= ALLOWED:
@@ -155,11 +157,6 @@ def _in_eight_bits(draft: _Draft, model: Any, evidence: Evidence, log: Log) -> t
         if parity.loss <= ALLOWED:
             break
     return best
-
-
-def _last_layers(ranges: Ranges, outputs: int) -> list[str]:
-    """The layers whose numbers are the answer: 8 bits would round places to centimetres."""
-    return ranges.layers[-outputs:]
 
 
 def _judge(parity: Parity, force: bool, log: Log, scene: Scene | None) -> None:

@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from placecell.backbones import MEAN, STD
+from placecell.backbones import MEAN, STD, picture_tensor
 from placecell.errors import MapError
+from placecell.export.draws import with_draws
 from placecell.families.coordinates.encoder import Encoder, doubled
 from placecell.families.coordinates.head import Head
 from placecell.families.coordinates.localizer import CoordinatesMap
 from placecell.families.regression.alignment import Alignment
 from placecell.families.regression.localizer import RegressionMap, size_seen
 from placecell.families.regression.network import PoseNetwork
+from placecell.families.regression.reading import LEAST_WEIGHT, Doubt
 from placecell.localizer import Localizer, Tensors
 from placecell.runtime.coordinates import WHOLE_PX
 from placecell.runtime.exported import Reading
@@ -42,6 +45,8 @@ class Graph:
     reads: Reading
     tensors: Tensors
     """What the numbers are read with."""
+    features: int
+    """How many numbers the pose feature, the last of the outputs, has; 0 where there is none."""
     last: tuple[str, ...]
     """Parameters of the layers whose numbers are the answer, to be kept in floating point."""
 
@@ -65,17 +70,38 @@ def graph_of(localizer: Localizer) -> Graph:
 def _of_regression(found: RegressionMap) -> Graph:
     if found.family.depth:
         raise MapError("maps that want the depth of pictures are not exported; build one without --depth")
-    if found.family.passes:
-        raise MapError("maps that answer by passes with dropout are not exported; build one without --passes")
-    head = found.network.head
-    if isinstance(head, Alignment):
-        tensors = {key: getattr(head, key).cpu().numpy() for key in ("rays", "depth", "middle")}
-        size = size_seen(found.camera, found.family)
-        return Graph(AlignGraph(found.network).eval(), size, False, ("cells",), "align", tensors, ("numbers",))
+    if found.family.passes and found.family.inference != "centre":
+        raise MapError(
+            f"passes of {found.family.inference} inference are not exported; those of --inference centre are, "
+            "and windows without --passes"
+        )
     one_pass = found.family.inference == "one-pass"
     size = (found.camera.width, found.camera.height) if one_pass else size_seen(found.camera, found.family)
-    network = PoseGraph(found.network, one_pass).eval()
-    return Graph(network, size, False, ("centre", "rotation"), "pose", {}, ("head.centre", "head.rotation"))
+    head, tensors = _answering_head(found, size), _doubt_of(found.network)
+    if isinstance(head, Alignment):
+        tensors |= {key: getattr(head, key).cpu().numpy() for key in ("rays", "depth", "middle")}
+        network: nn.Module = AlignGraph(found.network, head).eval()
+        return Graph(network, size, False, ("cells", "feature"), "align", tensors, head.features, ("numbers",))
+    network = PoseGraph(found.network, head, one_pass).eval()
+    last = ("head.centre", "head.rotation")
+    return Graph(network, size, False, ("centre", "rotation", "feature"), "pose", tensors, network.head.features, last)
+
+
+def _answering_head(found: RegressionMap, size: tuple[int, int]) -> nn.Module:
+    """The head of a map, with its passes where it answers by such."""
+    network, passes = found.network, found.family.passes
+    if not passes:
+        return network.head
+    with torch.no_grad():
+        maps = network.maps(picture_tensor(_noise(size, 1)))
+    return with_draws(network.head, maps, passes, found.info.seed)
+
+
+def _doubt_of(network: PoseNetwork) -> dict[str, NDArray[Any]]:
+    """The tensors of a network's covariance head; none where it has none."""
+    if network.covariance is None:
+        return {}
+    return Doubt.kept({name: values.cpu().numpy() for name, values in network.covariance.state_dict().items()})
 
 
 def _of_coordinates(found: CoordinatesMap) -> Graph:
@@ -86,7 +112,7 @@ def _of_coordinates(found: CoordinatesMap) -> Graph:
     tensors = {"centres": found.head.centres_K3.cpu().numpy(), "size": found.head.size.cpu().numpy()}
     size = tuple(side // WHOLE_PX * WHOLE_PX for side in (found.camera.width, found.camera.height))
     network = CellsGraph(found.encoder, found.head).eval()
-    return Graph(network, (size[0], size[1]), True, ("cells",), "cells", tensors, ("leave",))
+    return Graph(network, (size[0], size[1]), True, ("cells",), "cells", tensors, 0, ("leave",))
 
 
 class Normalised(nn.Module):
@@ -106,38 +132,39 @@ class Normalised(nn.Module):
 
 
 class AlignGraph(nn.Module):
-    """A network with an align head, up to the five numbers of each cell."""
+    """A network with an align head, up to the five numbers of each cell and the pose feature."""
 
-    def __init__(self, network: PoseNetwork) -> None:
+    def __init__(self, network: PoseNetwork, head: Any) -> None:
         super().__init__()
-        head: Any = network.head
         self.normalised, self.backbone = Normalised(), network.backbone
         self.mix, self.numbers, self.tap = head.mix, head.numbers, head.taps[0]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, N, 5)."""
-        maps = self.backbone(self.normalised(images))
-        numbers: Tensor = self.numbers(self.mix(maps[self.tap])).flatten(2).mT
-        return numbers
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, 5) and (B, D); with T passes (B T, ...)."""
+        mixed = self.mix(self.backbone(self.normalised(images))[self.tap])
+        numbers: Tensor = self.numbers(mixed).flatten(2)
+        weight = torch.sigmoid(numbers[:, 4:]) + LEAST_WEIGHT
+        feature = (mixed.flatten(2) * (weight / weight.sum(-1, keepdim=True))).sum(-1)
+        return numbers.mT, feature
 
 
 class PoseGraph(nn.Module):
     """A network whose head says a centre and the numbers of a rotation; of one picture each, or of its windows."""
 
-    def __init__(self, network: PoseNetwork, one_pass: bool) -> None:
+    def __init__(self, network: PoseNetwork, head: Any, one_pass: bool) -> None:
         super().__init__()
         self.normalised, self.network, self.one_pass = Normalised(), network, one_pass
-        self.head = network.head
+        self.head = head
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3) in units of the map's scale, and (B, K); of W windows (B W, ...)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3) in units of the map's scale, (B, K), and the feature (B, D); of W windows or T passes (B W, ...)."""
         seen = self.normalised(images)
         maps = dict(self.network.backbone(seen))
         if self.one_pass:
             windows = list(self.network.whole_windows({tap: maps[tap] for tap in self.head.taps}))
             maps = {tap: torch.cat([window[tap] for window in windows]) for tap in self.head.taps}
         numbers = self.head(maps)
-        return numbers.centre_B3, numbers.raw_BK
+        return numbers.centre_B3, numbers.raw_BK, numbers.feature_BD
 
 
 class CellsGraph(nn.Module):
@@ -183,6 +210,8 @@ def _as_convolution(layer: nn.Linear) -> nn.Conv2d:
 
 def example(graph: Graph, count: int = 2) -> Tensor:
     """Noise of the size of the pictures."""
-    width, height = graph.size
-    drawn = np.random.default_rng(0).integers(0, 256, (count, height, width, 3))
-    return torch.from_numpy(drawn.astype(np.uint8))
+    return torch.from_numpy(_noise(graph.size, count))
+
+
+def _noise(size: tuple[int, int], count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, size[1], size[0], 3)).astype(np.uint8)

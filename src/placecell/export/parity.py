@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -29,6 +30,11 @@ class Parity:
     moved: float
     """Of the export from the map."""
     moved_deg: float
+    sigma_moved: float | None
+    """Share by which the stated standard deviation of the centre differs from the map's, either way; None where one of
+    the two states none."""
+    sigma_moved_deg: float | None
+    """The same of the rotation."""
     refused: int
     """Frames that the export does not place."""
     reference_refused: int
@@ -50,7 +56,8 @@ class Parity:
         ]
         refused = [sum(answer.world_from_cam is None for answer in answers) for answers in (found, reference)]
         a, b, c, d, e, f = medians
-        return cls(len(truths), a, b, c, d, e, f, *refused)
+        centre, rotation = (_sigma_moved(found, reference, axes) for axes in (slice(3, 6), slice(0, 3)))
+        return cls(len(truths), a, b, c, d, e, f, centre, rotation, *refused)
 
     @property
     def loss(self) -> float:
@@ -63,7 +70,16 @@ class Parity:
     def told(self) -> dict[str, Any]:
         """As map.json keeps it; infinite figures are the text inf."""
         values = {**asdict(self), "loss": self.loss}
-        return {key: value if np.isfinite(value) else "inf" for key, value in values.items()}
+        return {key: value if value is None or np.isfinite(value) else "inf" for key, value in values.items()}
+
+
+def _sigma_moved(found: Sequence[Estimate], reference: Sequence[Estimate], axes: slice) -> float | None:
+    stated = [
+        (np.trace(a.covariance[axes, axes]), np.trace(b.covariance[axes, axes]))
+        for a, b in zip(found, reference, strict=True)
+        if a.covariance is not None and b.covariance is not None
+    ]
+    return float(np.median([abs(math.sqrt(ours / theirs) - 1.0) for ours, theirs in stated])) if stated else None
 
 
 def _share(ours: float, theirs: float) -> float:

@@ -73,6 +73,7 @@ class Exported:
             for key, known in (("reads", get_args(Reading)), ("precision", get_args(Precision))):
                 if told[key] not in known:
                     raise ValueError(f"{key} {told[key]!r} is not one of {', '.join(known)}")
+            field_of(told, "features", int)
         except (OSError, KeyError, ValueError) as error:
             raise FormatError(f"{path}: missing or damaged ({error}); export the map again") from error
         return cls(info, load_map_tensors(folder), model)

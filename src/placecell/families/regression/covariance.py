@@ -6,19 +6,16 @@ and the unit of the scene.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from placecell.families.regression.reading import COLUMNS, MOST_LOG, ROWS, covariances
 from placecell.pose import Array
 
 _HIDDEN = 64
 _FIRST = 0.1
 """Standard deviation of each axis before training: radians, and shares of the map's scale."""
-_MOST_LOG = 12.0
-"""Of the diagonal: nothing is known better than to e⁻¹² of a radian, or worse than to e¹²."""
-_ROWS, _COLUMNS = np.tril_indices(6, -1)
 
 
 class CovarianceHead(nn.Module):
@@ -44,14 +41,12 @@ class CovarianceHead(nn.Module):
             length = feature.square().mean(-1, keepdim=True).add(1e-12).sqrt()
             told = torch.cat([feature / length, length.log()], dim=-1)
             numbers = self.last(F.relu(self.first(told)))
-            diagonal = numbers[..., :6].clamp(-_MOST_LOG, _MOST_LOG).exp()
+            diagonal = numbers[..., :6].clamp(-MOST_LOG, MOST_LOG).exp()
             whitening = torch.diag_embed(diagonal)
-            whitening[..., _ROWS, _COLUMNS] = numbers[..., 6:]
+            whitening[..., ROWS, COLUMNS] = numbers[..., 6:]
             return whitening / self.unit
 
 
 def covariance_of(whitening_B66: Tensor) -> Array:
     """(B, 6, 6) Σ = A⁻¹ A⁻ᵀ."""
-    inverse = np.linalg.inv(whitening_B66.double().cpu().numpy())
-    found: Array = inverse @ inverse.transpose(0, 2, 1)
-    return found
+    return covariances(whitening_B66.double().cpu().numpy())

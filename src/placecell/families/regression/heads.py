@@ -104,13 +104,13 @@ class GridBody(nn.Module):
         self.squeeze = nn.Conv2d(channels, _GRID_CHANNELS, 1)
         self.fc1 = nn.Linear(_GRID_CHANNELS * grid[0] * grid[1], hidden)
         self.fc2 = nn.Linear(hidden, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout1, self.dropout2 = nn.Dropout(dropout), nn.Dropout(dropout)
         self.features = hidden
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """(B, hidden)."""
         cells = _on_grid(F.relu(self.squeeze(map_BCHW)), self.grid).flatten(1)
-        feature: Tensor = self.dropout(F.relu(self.fc2(self.dropout(F.relu(self.fc1(cells))))))
+        feature: Tensor = self.dropout2(F.relu(self.fc2(self.dropout1(F.relu(self.fc1(cells))))))
         return feature
 
 

@@ -104,8 +104,13 @@ class PoseNetwork(nn.Module):
         told = {tap: maps[tap].repeat_interleave(count, dim=0) for tap in self.head.taps}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            together = self._answer(_dropping(self.head), told, 1.0, main=True)
+            together = self._answer(dropping(self.head), told, 1.0, main=True)
         return together.parts(len(images_B3HW))
+
+    def maps(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """What the head reads of pictures."""
+        maps = self._maps(images_B3HW, None)
+        return {tap: maps[tap] for tap in self.head.taps}
 
     def drop_unused(self) -> None:
         """Drop what of the encoder no head reads; weights of the whole encoder have to be there before."""
@@ -164,7 +169,7 @@ class PoseNetwork(nn.Module):
                 }
 
 
-def _dropping(head: nn.Module) -> nn.Module:
+def dropping(head: nn.Module) -> nn.Module:
     """A head with the same weights that drops numbers as in training; the head itself stays as it is."""
     shared: dict[int, object] = {id(value): value for value in (*head.parameters(), *head.buffers())}
     twin: nn.Module = deepcopy(head, shared)
