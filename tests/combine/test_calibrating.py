@@ -11,7 +11,6 @@ import pytest
 
 from conftest import Remembering
 from placecell.catalog import load_map
-from placecell.combine.members import info_of
 from placecell.combine.calibrating import (
     Candidate,
     answers,
@@ -25,6 +24,7 @@ from placecell.combine.calibrating import (
     threshold_of,
     unseen_frames,
 )
+from placecell.combine.members import info_of
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.families.retrieval import Retrieval

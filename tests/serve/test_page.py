@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import pytest
 
 from browser import CHROMIUM, Page, chromium
 from placecell.scene import Scene
-from placecell.serve.app import make_app
-from placecell.serve.listening import listening, server_of
 from placecell.serve.served import Served
-from serve.conftest import jpeg
+from serve.conftest import jpeg, running
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,17 +20,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def page(room_served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with listening("127.0.0.1", 0) as socket:
-        server = server_of(make_app({room_served.name: room_served}))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-        thread.start()
-        with chromium(tmp_path_factory.mktemp("profile")) as found:
-            found.resize(1100, 900)
-            found.tell("Page.navigate", url=f"http://127.0.0.1:{socket.getsockname()[1]}/")
-            found.wait("document.getElementById('about')?.textContent.includes('structure map')")
-            yield found
-        server.should_exit = True
-        thread.join(30)
+    with (
+        running({room_served.name: room_served}) as (url, _),
+        chromium(tmp_path_factory.mktemp("profile")) as found,
+    ):
+        found.resize(1100, 900)
+        found.tell("Page.navigate", url=f"{url}/")
+        found.wait("document.getElementById('about')?.textContent.includes('structure map')")
+        yield found
 
 
 def test_a_photo_is_placed_and_drawn(page: Page, room_scene: Scene, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    allowed_hosts: tuple[str, ...] = (),
     threads: int = 2,
     picture_bytes: int = 20_000_000,
     pixels: int = 50_000_000,
@@ -40,6 +41,8 @@ def serve(
         host: Address to listen at; other machines reach 0.0.0.0.
         port: Port to listen at.
         token: What clients have to send as `Authorization: Bearer TOKEN`; else $PLACECELL_TOKEN, else nothing.
+        allowed_hosts: Names by which it may be asked (the Host header); at 127.0.0.1 the names of this machine's own
+            loopback are known already, elsewhere any name is taken where none is given.
         threads: Processor threads.
         picture_bytes: Bytes of a picture that are taken.
         pixels: Pixels of a picture that are decoded.
@@ -52,6 +55,8 @@ def serve(
         raise PlacecellError("--threads counts from 1, --port from 0 to 65535")
     with naming_extras():
         from placecell.serve.app import make_app
+        from placecell.serve.hosts import allowed_hosts as hosts_of
+        from placecell.serve.hosts import is_loopback
         from placecell.serve.limits import Limits
         from placecell.serve.listening import listening, run
         from placecell.serve.served import read_maps
@@ -61,9 +66,9 @@ def serve(
     secret = token or os.environ.get("PLACECELL_TOKEN") or None
     with listening(host, port) as socket:
         found = read_maps((map, *others), scene)
-        if host not in ("127.0.0.1", "::1", "localhost") and secret is None:
+        if not is_loopback(host) and secret is None:
             log.warn(f"anybody who reaches {host} can ask this service; pass --token to choose who")
         address = f"http://{host}:{socket.getsockname()[1]}"
         asked = f"{address}/v1/localize?map={next(iter(found))}"
         finish(f"{address}: {', '.join(found)}; stop with Ctrl-C", ["curl", "--data-binary", "@photo.jpg", asked])
-        run(make_app(found, limits=limits, token=secret), socket)
+        run(make_app(found, limits=limits, token=secret, hosts=hosts_of(host, allowed_hosts)), socket)

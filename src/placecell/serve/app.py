@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from placecell.serve import page, routes
+from placecell.serve.hosts import KnownHosts
 from placecell.serve.limits import Limits, Problem
 from placecell.serve.served import Served
 from placecell.serve.service import Held, Service
@@ -28,11 +29,18 @@ request has to change, 503 where it may be sent again.
 """
 
 
-def make_app(maps: Mapping[str, Served], *, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def make_app(
+    maps: Mapping[str, Served],
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: frozenset[str] | None = None,
+) -> FastAPI:
     """The application that serves some maps.
 
     Args:
         token: what clients have to know to ask for anything but health; None asks for nothing.
+        hosts: names and addresses by which it may be asked (see `placecell.serve.hosts`); None for any.
     """
     chosen = limits or Limits()
     service = Service(maps, chosen, Worker(chosen), Held(chosen.held_bytes), token)
@@ -54,6 +62,7 @@ def make_app(maps: Mapping[str, Served], *, limits: Limits | None = None, token:
     app.state.service = service
     app.include_router(routes.router)
     app.include_router(page.router)
+    app.add_middleware(KnownHosts, hosts=hosts)
     app.add_middleware(Counted, service=service)
     _answer_problems(app)
     return app

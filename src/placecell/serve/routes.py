@@ -9,9 +9,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from placecell.serve.answers import Answer, ProblemShape
 from placecell.serve.body import body_of, pictures_in
+from placecell.serve.desk import Asked
 from placecell.serve.limits import Problem
 from placecell.serve.pictures import Sent
-from placecell.serve.service import Asked, Service
+from placecell.serve.service import Service
 
 router = APIRouter()
 
