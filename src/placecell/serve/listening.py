@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def server_of(app: FastAPI) -> uvicorn.Server:
         patience_s = app.state.service.limits.upload_s
         most = _MOST_CONNECTIONS
 
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each damaged form
     return uvicorn.Server(
         uvicorn.Config(
             app,
