@@ -22,6 +22,7 @@ def serve(
     map: Annotated[Path, tyro.conf.Positional],
     others: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     scene: tuple[Path, ...] = (),
+    trajectory: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
@@ -38,6 +39,7 @@ def serve(
         map: Map folder, exported or not; it is known by the name of the folder.
         others: Further map folders.
         scene: Scene folders that the maps were built from, for the page: points, path, nearest training picture.
+        trajectory: What the page plays from the start: a file of placecell track (.tum, .jsonl) or predictions.jsonl.
         host: Address to listen at; other machines reach 0.0.0.0.
         port: Port to listen at.
         token: What clients have to send as `Authorization: Bearer TOKEN`; else $PLACECELL_TOKEN, else nothing.
@@ -60,15 +62,18 @@ def serve(
         from placecell.serve.limits import Limits
         from placecell.serve.listening import listening, run
         from placecell.serve.served import read_maps
+        from placecell.serve.trajectory import Trajectory
     cv2.setNumThreads(threads)
     log = Terminal()
     limits = Limits(picture_bytes=picture_bytes, pixels=pixels, answer_s=answer_s, queue=queue)
     secret = token or os.environ.get("PLACECELL_TOKEN") or None
     with listening(host, port) as socket:
+        played = None if trajectory is None else Trajectory.read(trajectory)
         found = read_maps((map, *others), scene)
         if not is_loopback(host) and secret is None:
             log.warn(f"anybody who reaches {host} can ask this service; pass --token to choose who")
         address = f"http://{host}:{socket.getsockname()[1]}"
         asked = f"{address}/v1/localize?map={next(iter(found))}"
         finish(f"{address}: {', '.join(found)}; stop with Ctrl-C", ["curl", "--data-binary", "@photo.jpg", asked])
-        run(make_app(found, limits=limits, token=secret, hosts=hosts_of(host, allowed_hosts)), socket)
+        hosts = hosts_of(host, allowed_hosts)
+        run(make_app(found, limits=limits, token=secret, hosts=hosts, trajectory=played), socket)

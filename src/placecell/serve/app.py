@@ -18,6 +18,7 @@ from placecell.serve.hosts import KnownHosts
 from placecell.serve.limits import Limits, Problem
 from placecell.serve.served import Served
 from placecell.serve.service import Held, Service
+from placecell.serve.trajectory import Trajectory
 from placecell.serve.worker import Worker
 
 _LOG = logging.getLogger(__name__)
@@ -35,15 +36,17 @@ def make_app(
     limits: Limits | None = None,
     token: str | None = None,
     hosts: frozenset[str] | None = None,
+    trajectory: Trajectory | None = None,
 ) -> FastAPI:
     """The application that serves some maps.
 
     Args:
         token: what clients have to know to ask for anything but health; None asks for nothing.
         hosts: names and addresses by which it may be asked (see `placecell.serve.hosts`); None for any.
+        trajectory: what the page plays from the start.
     """
     chosen = limits or Limits()
-    service = Service(maps, chosen, Worker(chosen), Held(chosen.held_bytes), token)
+    service = Service(maps, chosen, Worker(chosen), Held(chosen.held_bytes), token, trajectory)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -15,6 +15,7 @@ from placecell.serve.desk import Asked, MapDesk, Question
 from placecell.serve.limits import Limits, Problem
 from placecell.serve.pictures import Sent
 from placecell.serve.served import Served
+from placecell.serve.trajectory import Trajectory
 from placecell.serve.worker import Worker
 
 
@@ -55,6 +56,7 @@ class Service:
     worker: Worker
     held: Held
     token: str | None = None
+    trajectory: Trajectory | None = None
     counters: Counters = field(default_factory=Counters)
     warmed: threading.Event = field(default_factory=threading.Event)
     desks: dict[Served, MapDesk] = field(default_factory=dict)
