@@ -100,9 +100,18 @@ class Page:
 
     def press(self, key: str) -> None:
         """A key of the keyboard."""
-        code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37}.get(key, 0)
+        codes = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
+        name = "Space" if key == " " else key
         for kind in ("keyDown", "keyUp"):
-            self.tell("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            self.tell("Input.dispatchKeyEvent", type=kind, key=key, code=name, windowsVirtualKeyCode=codes.get(key, 0))
+
+    def click(self, selector: str, along: float = 0.5) -> None:
+        """The mouse on an element, at a part of its width."""
+        self.value(f"document.querySelector('{selector}').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        box = self.value(f"document.querySelector('{selector}').getBoundingClientRect().toJSON()")
+        at = {"x": box["x"] + along * box["width"], "y": box["y"] + box["height"] / 2}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.tell("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at)
 
     def resize(self, width: int, height: int, *, phone: bool = False) -> None:
         """The size of the window."""

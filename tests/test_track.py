@@ -14,8 +14,9 @@ from placecell.camera import Camera
 from placecell.errors import ImageError
 from placecell.estimate import Estimate, Query, estimate_from_json
 from placecell.images import write_jpeg
+from placecell.live import LiveFrame
 from placecell.pose import Pose, pose_error
-from placecell.track import Step, ahead, followed, line, steps
+from placecell.track import Step, ahead, followed, line, live_steps, steps
 from placecell.video import write_video
 
 USUAL = Camera.from_focal(64, 48, 55.0)
@@ -89,6 +90,47 @@ def test_what_goes_wrong_while_fetching_comes_through() -> None:
 
     with pytest.raises(ImageError, match="tape"):
         list(ahead(items()))
+
+
+def test_decoding_and_answering_overlap() -> None:
+    """An answer that waits for the next frame to be fetched comes; without a thread it would wait for ever."""
+    fetched = [threading.Event() for _ in range(4)]
+
+    def frames() -> Iterator[Step]:
+        for index, event in enumerate(fetched):
+            event.set()
+            yield Step(str(index), index / 10, Query(str(index), NOISE[0], USUAL))
+
+    class Waiting(Here):
+        def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+            following = int(queries[0].name) + 1
+            assert following == len(fetched) or fetched[following].wait(10)
+            return super().localize(queries)
+
+    assert [step.name for step, _ in followed(Waiting(), frames())] == ["0", "1", "2", "3"]
+
+
+def test_a_live_frame_is_fetched_when_it_is_needed() -> None:
+    answered: list[str] = []
+
+    def frames() -> Iterator[Step]:
+        for index in range(4):
+            assert len(answered) == index  # none is fetched before the one before it is answered
+            yield Step(str(index), 0.0, Query(str(index), NOISE[0], USUAL))
+
+    for step, _ in followed(Here(), frames(), live=True):
+        answered.append(step.name)
+    assert answered == ["0", "1", "2", "3"]
+
+
+def test_a_camera_has_numbers_times_and_what_was_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [LiveFrame(0, 0.0, NOISE[0], 0), LiveFrame(4, 0.13, NOISE[1], 3)]
+    monkeypatch.setattr("placecell.track.live_frames", lambda camera: iter(shown))
+    first, second = live_steps(0, USUAL)
+    assert (first.name, second.name, second.time_s, second.dropped) == ("frame-000000", "frame-000004", 0.13, 3)
+    assert second.query is not None and second.query.camera == USUAL
+    assert "(3 dropped)" in (line(second, Estimate("x", Pose.identity()), "text") or "")
+    assert "(3 dropped)" in (line(second, Estimate.refusal("x", "dark"), "text") or "")
 
 
 class TestLines:

@@ -1,4 +1,4 @@
-"""Picture after picture through a map: a folder or a video, one answer at a time, the next one decoded meanwhile."""
+"""Picture after picture through a map: a folder, a video or a camera, an answer a time, the next decoded meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from placecell.errors import ImageError
 from placecell.estimate import Estimate, Query, estimate_to_json
 from placecell.exif import Exif, photo_camera
 from placecell.images import picture_files, read_exif, read_image
-from placecell.localizer import Localizer
+from placecell.live import live_frames
+from placecell.localizer import Answering
 
 Format = Literal["text", "jsonl", "tum"]
 T = TypeVar("T")
@@ -29,6 +30,8 @@ class Step:
     time_s: float
     query: Query | None
     reason: str | None = None
+    dropped: int = 0
+    """Frames of a live camera that were passed over before this one."""
 
 
 def steps(
@@ -61,6 +64,19 @@ def steps(
         yield Step(name, frame.time_s, Query(name, frame.image, camera, time_s=frame.time_s))
 
 
+def live_steps(camera: int, usual: Camera, *, focal_px: float | None = None) -> Iterator[Step]:
+    """The latest frame of a camera each time, without end; see `placecell.live.live_frames`.
+
+    Raises:
+        ImageError: there is no such camera, or it stops.
+    """
+    for frame in live_frames(camera):
+        height, width = frame.image.shape[:2]
+        lens, _ = photo_camera(Exif(width, height), usual, focal_px)
+        query = Query(f"frame-{frame.index:06d}", frame.image, lens, time_s=frame.time_s)
+        yield Step(query.name, frame.time_s, query, dropped=frame.dropped)
+
+
 def _photo(path: Path, root: Path, time_s: float, usual: Camera, focal_px: float | None) -> Step:
     name = path.relative_to(root).as_posix()
     try:
@@ -71,9 +87,13 @@ def _photo(path: Path, root: Path, time_s: float, usual: Camera, focal_px: float
     return Step(name, time_s, Query(name, image, camera, time_s=time_s))
 
 
-def followed(localizer: Localizer, found: Iterator[Step]) -> Iterator[tuple[Step, Estimate]]:
-    """Each frame with its answer, as soon as there is one."""
-    for step in ahead(found):
+def followed(localizer: Answering, found: Iterator[Step], *, live: bool = False) -> Iterator[tuple[Step, Estimate]]:
+    """Each frame with its answer, as soon as there is one.
+
+    The next frame of a recording is decoded meanwhile, and none is left out. Of what is `live` it is fetched when it is
+    needed, as it would grow old.
+    """
+    for step in found if live else ahead(found):
         if step.query is None:
             yield step, Estimate.refusal(step.name, step.reason or "not readable")
         else:
@@ -96,12 +116,14 @@ def line(step: Step, estimate: Estimate, format: Format) -> str | None:
     pose = estimate.world_from_cam
     if format == "jsonl":
         return json.dumps({**estimate_to_json(estimate), "time_s": step.time_s}, ensure_ascii=False)
+    dropped = f"  ({step.dropped} dropped)" if step.dropped else ""
     if pose is None:
-        return None if format == "tum" else f"{step.time_s:10.3f} s  {step.name}  not placed: {estimate.reason}"
+        told = f"{step.time_s:10.3f} s  {step.name}  not placed: {estimate.reason}{dropped}"
+        return None if format == "tum" else told
     x, y, z = pose.translation
     w, qx, qy, qz = pose.quat_wxyz
     if format == "tum":
         return f"{step.time_s:.6f} {x:.6f} {y:.6f} {z:.6f} {qx:.7f} {qy:.7f} {qz:.7f} {w:.7f}"
     took = "" if estimate.seconds is None else f"  {1e3 * estimate.seconds:6.1f} ms"
     place, turn = f"{x:9.3f} {y:9.3f} {z:9.3f}", f"{w:7.4f} {qx:7.4f} {qy:7.4f} {qz:7.4f}"
-    return f"{step.time_s:10.3f} s  {step.name}  {place}  {turn}{took}"
+    return f"{step.time_s:10.3f} s  {step.name}  {place}  {turn}{took}{dropped}"

@@ -16,6 +16,7 @@ from conftest import Command
 from placecell.scene import Scene
 from placecell.serve import listening
 from placecell.serve.client import Client
+from placecell.serve.hosts import KnownHosts
 
 Folder = Callable[[str], Path]
 
@@ -55,6 +56,30 @@ def test_who_opens_the_door_is_told(served: list[Any], room_map_folder: Folder, 
         "serve", room_map_folder("retrieval"), "--host", "0.0.0.0", "--port", 0, "--token", "x"
     )
     assert open_to_those_who_know.err == ""
+
+
+@pytest.mark.parametrize(
+    "host, given, expected",
+    [
+        ("127.0.0.1", (), {"localhost", "127.0.0.1", "::1"}),
+        ("127.0.0.1", ("robot.local", "b"), {"localhost", "127.0.0.1", "::1", "robot.local", "b"}),
+        ("0.0.0.0", (), None),
+        ("0.0.0.0", ("robot.local",), {"localhost", "127.0.0.1", "::1", "robot.local"}),
+    ],
+)
+def test_by_which_names_it_is_asked(
+    host: str,
+    given: tuple[str, ...],
+    expected: set[str] | None,
+    served: list[Any],
+    room_map_folder: Folder,
+    placecell: Command,
+) -> None:
+    flags = ("--allowed-hosts", *given) if given else ()
+    said = placecell("serve", room_map_folder("retrieval"), "--host", host, "--port", 0, "--token", "x", *flags)
+    assert said.code == 0, said.err
+    (known,) = [kept for kept in served[0].user_middleware if kept.cls is KnownHosts]
+    assert known.kwargs["hosts"] == expected
 
 
 @pytest.mark.parametrize(

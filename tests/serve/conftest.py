@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,13 +14,17 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
+from placecell.camera import Camera
 from placecell.estimate import Estimate, Query
+from placecell.localizer import MapInfo
 from placecell.pose import Pose
 from placecell.scene import Scene
 from placecell.serve.app import make_app
-from placecell.serve.limits import Limits
+from placecell.serve.client import Client
+from placecell.serve.listening import listening, server_of
 from placecell.serve.served import Served, read_maps
 
 T = TypeVar("T")
@@ -31,8 +37,11 @@ class Echo:
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         self.before = before
         self.sizes: list[tuple[int, int]] = []
+        self.calls: list[list[str]] = []
+        """Names of the pictures of each call."""
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
+        self.calls.append([query.name for query in queries])
         return [self._one(query) for query in queries]
 
     def _one(self, query: Query) -> Estimate:
@@ -57,21 +66,42 @@ def echo() -> Echo:
 
 
 @pytest.fixture
-def echoing(room_served: Served, echo: Echo) -> dict[str, Served]:
+def echoing(echo: Echo) -> dict[str, Served]:
     """A service of one map `echo` that was trained with pictures of 480x360."""
-    return {"echo": replace(room_served, name="echo", localizer=echo)}  # type: ignore[arg-type]
+    info = MapInfo("echo", {}, "room", "0" * 16, "none", metric=True, seed=0)
+    camera = Camera.from_focal(480, 360, 400.0)
+    return {"echo": Served("echo", info, "f" * 16, echo, camera, None)}  # type: ignore[arg-type]
 
 
-def asked(maps: Mapping[str, Served], call: Call[T], *, limits: Limits | None = None, token: str | None = None) -> T:
+def asked(maps: Mapping[str, Served], call: Call[T], **told: Any) -> T:
     """What a conversation with a running service comes to."""
 
     async def talk() -> T:
-        app = make_app(maps, limits=limits, token=token)
+        app = make_app(maps, **told)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://t") as web:
             return await call(web)
 
     return asyncio.run(talk())
+
+
+@contextmanager
+def running(maps: Mapping[str, Served], **told: Any) -> Iterator[tuple[str, uvicorn.Server]]:
+    """A real server on this machine that is ready, by its address; it is told to stop when the block ends."""
+    with listening("127.0.0.1", 0) as socket:
+        server = server_of(make_app(maps, **told))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+        thread.start()
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        try:
+            until = time.monotonic() + 30
+            while not Client(url).ready() and time.monotonic() < until:
+                time.sleep(0.02)
+            yield url, server
+        finally:
+            server.should_exit = True
+            thread.join(40)
+        assert not thread.is_alive()
 
 
 def post(maps: Mapping[str, Served], content: Any, path: str = "/v1/localize", **told: Any) -> httpx.Response:

@@ -223,7 +223,7 @@ class TestPage:
     def test_its_files_are_there_and_no_others(self, echoing: dict[str, Served]) -> None:
         async def talk(web: httpx.AsyncClient) -> None:
             page = (await web.get("/")).text
-            for name in ("report.css", "serve.css", "orbit.js", "renderers.js", "serve.js"):
+            for name in ("report.css", "serve.css", "orbit.js", "renderers.js", "player.js", "serve.js"):
                 assert f"assets/{name}" in page
                 assert (await web.get(f"/assets/{name}")).status_code == 200
             for name in ("report.html", "serve.html", "..%2Fcatalog.py", "%2e%2e/catalog.py", ""):

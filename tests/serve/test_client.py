@@ -11,30 +11,20 @@ from pathlib import Path
 import pytest
 
 from placecell.errors import PlacecellError
-from placecell.serve.app import make_app
 from placecell.serve.client import Client, ServiceError
-from placecell.serve.listening import listening, server_of
+from placecell.serve.listening import listening
 from placecell.serve.served import Served
-from serve.conftest import Echo, jpeg
+from serve.conftest import Echo, jpeg, running
 
 
 @pytest.fixture
 def url(echoing: dict[str, Served]) -> Iterator[str]:
-    with listening("127.0.0.1", 0) as socket:
-        server = server_of(make_app(echoing, token="secret"))
-        server.config.lifespan = "on"
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-        thread.start()
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(20)
+    with running(echoing, token="secret") as (found, _):
+        yield found
 
 
 def test_it_brings_answers_as_estimates(url: str, tmp_path: Path) -> None:
     client = Client(url, "secret")
-    until = time.monotonic() + 20
-    while not client.ready() and time.monotonic() < until:
-        time.sleep(0.05)
     (tmp_path / "a b.jpg").write_bytes(jpeg())
     found = client.localize(tmp_path / "a b.jpg", map="echo", focal_px=321.0)
     assert found.name == "a b.jpg" and found.world_from_cam is not None and found.covariance is not None
@@ -49,15 +39,8 @@ def test_it_brings_answers_as_estimates(url: str, tmp_path: Path) -> None:
 
 
 def test_what_was_accepted_is_answered_when_it_is_told_to_stop(echoing: dict[str, Served], echo: Echo) -> None:
-    with listening("127.0.0.1", 0) as socket:
-        server = server_of(make_app(echoing))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-        thread.start()
-        client = Client(f"http://127.0.0.1:{socket.getsockname()[1]}")
-        until = time.monotonic() + 20
-        while not client.ready() and time.monotonic() < until:
-            time.sleep(0.05)
-        begun = threading.Semaphore(0)
+    with running(echoing) as (url, server):
+        client, begun = Client(url), threading.Semaphore(0)
 
         def slow() -> None:
             begun.release()
@@ -72,8 +55,6 @@ def test_what_was_accepted_is_answered_when_it_is_told_to_stop(echoing: dict[str
             time.sleep(0.2)
             server.should_exit = True
             assert [one.result(30).world_from_cam is not None for one in asked] == [True] * 6
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 def test_a_service_that_is_not_there_is_said_in_one_line() -> None:

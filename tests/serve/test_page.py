@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from browser import CHROMIUM, Page, chromium
+from placecell.estimate import Estimate, estimate_from_json
 from placecell.scene import Scene
-from placecell.serve.app import make_app
-from placecell.serve.listening import listening, server_of
 from placecell.serve.served import Served
-from serve.conftest import jpeg
+from placecell.serve.trajectory import Trajectory
+from placecell.track import Step, line
+from serve.conftest import jpeg, running
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,19 +23,36 @@ pytestmark = [
 ]
 
 
+def rows(scene: Scene) -> list[tuple[Step, Estimate]]:
+    """The training frames as `placecell track` would have answered them, ten a second, the fifth without a pose."""
+    found = []
+    for index, frame in enumerate(scene.split("train").frames):
+        estimate = Estimate(frame.name, frame.world_from_cam, np.diag([1e-4] * 3 + [4e-3] * 3))
+        if index == 4:
+            estimate = Estimate.refusal(frame.name, "too dark")
+        found.append((Step(frame.name, 7 + index / 10, None), estimate))
+    return found
+
+
+def tum(scene: Scene) -> str:
+    told = [line(step, estimate, "tum") for step, estimate in rows(scene)]
+    return "# time x y z qx qy qz qw\n" + "\n".join(text for text in told if text is not None)
+
+
+def jsonl(scene: Scene) -> str:
+    return "".join(f"{line(step, estimate, 'jsonl')}\n" for step, estimate in rows(scene))
+
+
 @pytest.fixture(scope="module")
-def page(room_served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with listening("127.0.0.1", 0) as socket:
-        server = server_of(make_app({room_served.name: room_served}))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-        thread.start()
-        with chromium(tmp_path_factory.mktemp("profile")) as found:
-            found.resize(1100, 900)
-            found.tell("Page.navigate", url=f"http://127.0.0.1:{socket.getsockname()[1]}/")
-            found.wait("document.getElementById('about')?.textContent.includes('structure map')")
-            yield found
-        server.should_exit = True
-        thread.join(30)
+def page(room_served: Served, room_scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with (
+        running({room_served.name: room_served}, trajectory=Trajectory("walk.tum", tum(room_scene))) as (url, _),
+        chromium(tmp_path_factory.mktemp("profile")) as found,
+    ):
+        found.resize(1100, 900)
+        found.tell("Page.navigate", url=f"{url}/")
+        found.wait("document.getElementById('about')?.textContent.includes('structure map')")
+        yield found
 
 
 def test_a_photo_is_placed_and_drawn(page: Page, room_scene: Scene, tmp_path: Path) -> None:
@@ -61,10 +80,6 @@ def test_a_photo_is_placed_and_drawn(page: Page, room_scene: Scene, tmp_path: Pa
 
 def test_the_ellipsoid_is_that_of_the_covariance(page: Page) -> None:
     """Its curves satisfy (x - c)ᵀ Σ⁻¹ (x - c) = 7.815, as NumPy reckons it."""
-    import numpy as np
-
-    from placecell.estimate import estimate_from_json
-
     rng = np.random.default_rng(0)
     root = rng.normal(size=(6, 6))
     covariance = root @ root.T
@@ -96,14 +111,127 @@ def test_a_refusal_says_why(page: Page, tmp_path: Path) -> None:
 def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.value("document.activeElement.blur()")
     reached = []
-    for _ in range(12):
+    for _ in range(20):
         page.press("Tab")
         reached.append(page.value("document.activeElement.id"))
-    assert {"file", "focal", "stage", "home"} <= set(reached)
+    assert {"file", "route", "focal", "stage", "play", "slider", "speed", "ride", "leave", "home"} <= set(reached)
+    assert "snap" not in reached  # a camera of a phone, which is not shown here
     page.value("document.getElementById('stage').focus()")
     before = page.value("camera.state.yaw")
     page.press("ArrowLeft")
     page.wait(f"camera.state.yaw !== {before}")
+
+
+class TestTrajectory:
+    def test_it_is_shown_from_the_start(self, page: Page, room_scene: Scene) -> None:
+        page.wait("!document.getElementById('player').hidden")
+        page.value("player.seek(0)")
+        walked = [estimate.world_from_cam for _, estimate in rows(room_scene) if estimate.world_from_cam]
+        assert page.value("player.state.rows.length") == len(walked) == 29  # TUM has no line for the refused one
+        first = page.value("[...layers.rider.xyz.slice(0, 3)]")
+        assert first == pytest.approx(walked[0].translation.tolist(), abs=1e-5)
+        assert page.value("layers.route.xyz.length") == 6 * 28
+
+    def test_it_plays_in_time_and_stops_at_the_end(self, page: Page, room_scene: Scene) -> None:
+        page.value("player.seek(0); find('speed').value = '5'; find('speed').dispatchEvent(new Event('change'))")
+        page.click("#play")
+        assert page.value("player.state.playing && find('play').getAttribute('aria-label')") == "pause"
+        page.wait("player.state.at > 3 && player.state.at < 28")
+        page.click("#play")
+        stopped = page.value("player.state.at")
+        page.value("new Promise((go) => setTimeout(go, 300))")
+        assert page.value("player.state.at") == stopped and not page.value("player.state.playing")
+        page.value("find('speed').value = '20'; find('speed').dispatchEvent(new Event('change'))")
+        page.click("#play")
+        page.wait("!player.state.playing && player.state.at === 28")
+        frame = room_scene.split("train").frames[-1]
+        assert frame.world_from_cam is not None
+        last = page.value("[...layers.rider.xyz.slice(0, 3)]")
+        assert last == pytest.approx(frame.world_from_cam.translation.tolist(), abs=1e-5)
+        page.click("#play")  # from the beginning again
+        page.wait("player.state.at < 28")
+        page.value("player.state.playing && player.toggle()")
+
+    def test_the_clock_is_that_of_the_recording(self, page: Page) -> None:
+        page.value("player.seek(0); find('speed').value = '1'; find('speed').dispatchEvent(new Event('change'))")
+        passed = page.value(
+            "(async () => { const began = performance.now(); player.toggle();"
+            " while (player.state.at < 10) await new Promise((go) => setTimeout(go, 5));"
+            " player.toggle(); return (performance.now() - began) / 1000; })()"
+        )
+        assert passed == pytest.approx(1.1, abs=0.5)  # row 10 is frame 11, as TUM left out one
+
+    def test_a_file_with_refusals_has_gaps_and_says_why(self, page: Page, room_scene: Scene, tmp_path: Path) -> None:
+        (tmp_path / "walk.jsonl").write_text(jsonl(room_scene))
+        page.give("#route", tmp_path / "walk.jsonl")
+        page.wait("player.state.rows.length === 30")
+        assert page.value("layers.route.xyz.length") == 6 * 27  # neither to the refused frame nor from it
+        assert page.value("layers.around.xyz.length") == 3 * 48 * 2 * 3
+        page.value("player.seek(4)")
+        assert page.value("layers.rider.xyz.length") == 0 == page.value("layers.around.xyz.length")
+        assert "not placed: too dark" in page.value("find('now').textContent")
+
+    def test_mouse_and_keys_move_along_it(self, page: Page) -> None:
+        page.click("#slider", along=0.5)
+        assert 12 <= page.value("player.state.at") <= 17
+        page.value("find('slider').focus()")
+        page.press("Home")
+        page.press("ArrowRight")
+        page.press("ArrowRight")
+        page.wait("player.state.at === 2")
+        page.press("End")
+        page.wait("player.state.at === 29")
+        page.press("Home")
+        page.press(" ")
+        page.wait("player.state.playing")
+        page.value("find('stage').focus()")
+        page.press(" ")
+        page.wait("!player.state.playing")
+        assert "of 0:02.9" in page.value("find('slider').getAttribute('aria-valuetext') + find('now').textContent")
+
+    def test_one_may_ride_along(self, page: Page) -> None:
+        page.value("camera.home(); player.seek(3)")
+        before = page.value("[...camera.state.target]")
+        page.click("#ride")
+        assert page.value("[...camera.state.target]") != before
+        page.click("#ride")
+        page.value("camera.home(); player.seek(12)")
+
+    @pytest.mark.parametrize(
+        "text, told",
+        [
+            ("hello", "line 1 is neither"),
+            ("1 2 3 4 0 0 0 1\n2 3", "line 2 is neither"),
+            ("1 0 0 0 0 0 0 0", "line 1 is neither"),
+            ("", "no pose"),
+            ('{"name": "a", "t": null, "quat_wxyz": null, "reason": "dark"}', "no pose"),
+            ('{"name": "a", "t": [1, 2], "quat_wxyz": [1, 0, 0, 0]}', "line 1 is neither"),
+            ("2 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1", "times go back"),
+        ],
+    )
+    def test_what_is_no_trajectory_is_told(self, text: str, told: str, page: Page, tmp_path: Path) -> None:
+        (tmp_path / "walk.txt").write_text(text)
+        page.value("complain(null)")
+        page.give("#route", tmp_path / "walk.txt")
+        page.wait("!find('problem').hidden")
+        assert told in page.value("find('problem').textContent")
+        assert page.value("player.state.rows.length") == 30  # the one before stays
+        page.value("complain(null)")
+
+    def test_it_is_a_pleasure_to_look_at(self, page: Page, tmp_path: Path) -> None:
+        kept = Path(os.environ.get("PLACECELL_SCREENSHOTS") or tmp_path)
+        page.value("player.seek(12); scrollTo(0, 0)")
+        for name, width, height in (("page", 1100, 900), ("phone", 360, 740)):
+            page.resize(width, height, phone=name == "phone")
+            page.wait(f"innerWidth === {width} && canvas.width > 0")
+            page.value("new Promise((go) => setTimeout(go, 300))")
+            assert page.value("document.documentElement.scrollWidth") <= width
+            for part in ("play", "slider", "now", "ride", "leave"):
+                box = page.value(f"find('{part}').getBoundingClientRect().toJSON()")
+                assert box["left"] >= 0 and box["right"] <= width and box["width"] > 10
+            page.picture(kept / f"{name}.png")
+            assert (kept / f"{name}.png").stat().st_size > 20_000
+        page.resize(1100, 900)
 
 
 def test_it_fits_a_phone(page: Page) -> None:

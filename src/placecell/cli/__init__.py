@@ -17,7 +17,7 @@ VERBS = {
     "evaluate": "a run and its scene -> errors, recalls, and the floors to beat",
     "report": "a run and its scene -> one HTML page to look at",
     "explain": "a map and pictures -> which pixels place them, and their feature vectors",
-    "track": "a map and a video or a folder of pictures -> a line for each frame, live",
+    "track": "a map and a video, a folder of pictures or a camera -> a line for each frame, live",
     "export": "a map -> ONNX, which runs without torch; a scene -> the files of COLMAP, TUM or nerfstudio",
     "serve": "maps -> answers over HTTP, and a page to drop photos on",
     "fetch": "a public data set by name -> a folder",
@@ -38,6 +38,7 @@ HELP = """placecell: know where a camera was, from one picture
 
 _AFTER_STOP = {
     **dict.fromkeys(("scene", "localize", "fetch"), "the same command goes on from here"),
+    "track": "--out, where it is named, holds what was answered",
     "calibrate": "with --folds, finished maps are kept for the same command",
     "build": "with the same command a training goes on, anything else begins again",
 }

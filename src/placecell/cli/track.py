@@ -1,7 +1,8 @@
-"""placecell track MAP VIDEO|FOLDER"""
+"""placecell track MAP VIDEO|FOLDER|camera:0"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ import tyro
 
 from placecell import atomic, catalog
 from placecell.cli.terminal import Terminal, finish, parse, unused
-from placecell.errors import MapError, PlacecellError
+from placecell.errors import ImageError, MapError, PlacecellError
+from placecell.estimate import Estimate
 from placecell.localizer import camera_of_map, load_info, wants_depth
-from placecell.track import Format, followed, line, steps
+from placecell.track import Format, Step, followed, line, live_steps, steps
 
 _FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".tum": "tum", ".txt": "tum"}
 
@@ -25,7 +27,8 @@ def main(words: Sequence[str]) -> None:
 
 def track(
     map: Annotated[Path, tyro.conf.Positional],
-    source: Annotated[Path, tyro.conf.Positional],
+    source: Annotated[Path | None, tyro.conf.Positional] = None,
+    camera: int | None = None,
     format: Literal["text", "jsonl", "tum"] = "text",
     out: Path | None = None,
     focal_px: float | None = None,
@@ -34,44 +37,103 @@ def track(
     threads: int = 2,
     overwrite: bool = False,
 ) -> None:
-    """Answer a recording frame by frame, a line each as soon as it is known; each frame is placed for itself.
+    """Answer a recording or a camera frame by frame, a line each as soon as it is known; each is placed for itself.
+
+    No frame of a recording is left out. Of a camera that is faster than the map the latest frame counts, and those
+    passed over are told; it goes on until Ctrl-C.
 
     Args:
         map: Map folder, exported or not.
-        source: A video, or a folder of pictures in the order of their names.
+        source: A video, a folder of pictures in the order of their names, or camera:0.
+        camera: Number of a camera that is plugged in, from 0, in place of a source.
         format: What the lines are: text to read, jsonl as predictions.jsonl with time_s, tum (frames with a pose only).
-        out: File for the answers as well, whole when all are there: .jsonl, or .tum (also .txt).
+        out: File for the answers as well, written at the end, or when stopped with what there is: .jsonl, .tum, .txt.
         focal_px: Focal length of all frames, at their size; otherwise as localize finds it.
-        every: Take each so-many-th frame.
+        every: Take each so-many-th frame of a recording.
         fps: Of a folder of pictures.
         threads: Processor threads.
         overwrite: Replace the file if it exists.
     """
     import cv2
 
+    camera = _camera_of(source, camera, every)
     _require(out, overwrite, focal_px, min(threads, every), fps)
     cv2.setNumThreads(threads)
     localizer = catalog.load_map(map)
     if wants_depth(localizer):
         raise MapError(f"{map} wants the depth of each picture, which recordings here have not; choose another map")
-    found = steps(source, camera_of_map(load_info(map)), focal_px=focal_px, every=every, fps=fps)
-    began, kept, frames, placed = time.perf_counter(), list[str](), 0, 0
-    for step, estimate in followed(localizer, found):
-        frames, placed = frames + 1, placed + (estimate.world_from_cam is not None)
-        if (told := line(step, estimate, format)) is not None:
-            print(told, flush=True)
-        if out is not None and (row := line(step, estimate, _FORMATS[out.suffix])) is not None:
-            kept.append(row)
-    pace = frames / (time.perf_counter() - began)
-    if out is not None:
-        atomic.write_text(out, "".join(f"{row}\n" for row in kept))
-    made = f"{placed} of {frames} frames placed, {pace:.1f} frames/s"
-    if format != "text":
-        Terminal().say(made)  # the lines on standard output are for a program
-    elif out is None:
-        finish(made, ["placecell", "track", map, source, "--out", unused(Path("track.tum"))])
+    usual = camera_of_map(load_info(map))
+    if camera is not None:
+        found = live_steps(camera, usual, focal_px=focal_px)
     else:
-        finish(f"{out}: {made}", ["head", "-n", 3, out])
+        found = steps(source or Path(), usual, focal_px=focal_px, every=every, fps=fps)
+    told = _Told(format, out)
+    stopped: BaseException | None = None
+    try:
+        for step, estimate in followed(localizer, found, live=camera is not None):
+            told.tell(step, estimate)
+    except (KeyboardInterrupt, ImageError) as error:  # what has been answered by then counts
+        stopped = error
+    told.write()
+    if stopped is not None and not (camera is not None and isinstance(stopped, KeyboardInterrupt)):
+        raise stopped
+    if format != "text":
+        Terminal().say(told.made)  # the lines on standard output are for a program
+    elif out is None:
+        words = source if source is not None else f"camera:{camera}"
+        finish(told.made, ["placecell", "track", map, words, "--out", unused(Path("track.tum"))])
+    else:
+        finish(f"{out}: {told.made}", ["head", "-n", 3, out])
+
+
+class _Told:
+    """What has been said so far: lines on standard output, and those for the file."""
+
+    def __init__(self, format: Format, out: Path | None) -> None:
+        self._format, self._out, self._rows = format, out, list[str]()
+        self._began, self._frames, self._placed, self._dropped = time.perf_counter(), 0, 0, 0
+
+    def tell(self, step: Step, estimate: Estimate) -> None:
+        """One frame."""
+        self._frames += 1
+        self._placed += estimate.world_from_cam is not None
+        self._dropped += step.dropped
+        if self._out is not None and (row := line(step, estimate, _FORMATS[self._out.suffix])) is not None:
+            self._rows.append(row)
+        if (told := line(step, estimate, self._format)) is not None:
+            sys.stdout.write(f"{told}\n")
+            sys.stdout.flush()
+
+    def write(self) -> None:
+        """The file, whole, unless there was nothing to answer."""
+        if self._out is not None and self._frames:
+            atomic.write_text(self._out, "".join(f"{row}\n" for row in self._rows))
+
+    @property
+    def made(self) -> str:
+        """How many frames, and how fast."""
+        pace = self._frames / (time.perf_counter() - self._began)
+        dropped = f", {self._dropped} dropped as the camera is faster" if self._dropped else ""
+        return f"{self._placed} of {self._frames} frames placed, {pace:.1f} frames/s{dropped}"
+
+
+def _camera_of(source: Path | None, camera: int | None, every: int) -> int | None:
+    """The number of the camera that is asked for; None for a recording.
+
+    Raises:
+        PlacecellError: both or neither are named, the number is none, or --every stands with a camera.
+    """
+    name = str(source) if source is not None else ""
+    if name.startswith("camera:"):
+        number = name.removeprefix("camera:")
+        if not (number.isascii() and number.isdecimal()):
+            raise PlacecellError(f"{name}: cameras are numbered, camera:0 is the first")
+        source, camera = None, int(number) if camera is None else -1
+    if (source is None) == (camera is None) or (camera is not None and camera < 0):
+        raise PlacecellError("name a video, a folder of pictures, or one camera: --camera 0")
+    if camera is not None and every != 1:
+        raise PlacecellError("--every is of recordings; of a camera the latest frame counts")
+    return camera
 
 
 def _require(out: Path | None, overwrite: bool, focal_px: float | None, least: int, fps: float) -> None:

@@ -58,6 +58,13 @@ class Answer(BaseModel):
     )
     inliers: int | None = None
     reason: str | None = None
+    radii: dict[str, float] | None = Field(
+        default=None, description="of a calibrated map: distance and angle_deg hold for the stated coverage of answers"
+    )
+    familiarity: float | None = Field(
+        default=None, description="share of pictures of the place that look at least as strange to the map"
+    )
+    also: list[str] | None = Field(default=None, description="of several maps asked, others that claim the picture")
     lens: str = Field(description="where the intrinsics are from: request, map or EXIF, guess")
     camera: dict[str, float] = Field(description="the intrinsics that were used, at the size the map looked at")
     nearest: Nearest | None = Field(default=None, description="asked for with nearest=1, where the scene is served")
@@ -75,6 +82,12 @@ class ProblemShape(BaseModel):
     """The body of every answer that is not 200."""
 
     error: ProblemText
+
+
+class UnreadPicture(ProblemShape):
+    """A picture of a batch that is not answered, among those that are."""
+
+    name: str
 
 
 def answer_of(estimate: Estimate, served: Served, told: dict[str, Any], *, nearest: bool) -> dict[str, Any]:

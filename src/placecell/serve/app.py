@@ -14,9 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from placecell.serve import page, routes
+from placecell.serve.hosts import KnownHosts
 from placecell.serve.limits import Limits, Problem
 from placecell.serve.served import Served
 from placecell.serve.service import Held, Service
+from placecell.serve.trajectory import Trajectory
 from placecell.serve.worker import Worker
 
 _LOG = logging.getLogger(__name__)
@@ -28,14 +30,23 @@ request has to change, 503 where it may be sent again.
 """
 
 
-def make_app(maps: Mapping[str, Served], *, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def make_app(
+    maps: Mapping[str, Served],
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: frozenset[str] | None = None,
+    trajectory: Trajectory | None = None,
+) -> FastAPI:
     """The application that serves some maps.
 
     Args:
         token: what clients have to know to ask for anything but health; None asks for nothing.
+        hosts: names and addresses by which it may be asked (see `placecell.serve.hosts`); None for any.
+        trajectory: what the page plays from the start.
     """
     chosen = limits or Limits()
-    service = Service(maps, chosen, Worker(chosen), Held(chosen.held_bytes), token)
+    service = Service(maps, chosen, Worker(chosen), Held(chosen.held_bytes), token, trajectory)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +65,7 @@ def make_app(maps: Mapping[str, Served], *, limits: Limits | None = None, token:
     app.state.service = service
     app.include_router(routes.router)
     app.include_router(page.router)
+    app.add_middleware(KnownHosts, hosts=hosts)
     app.add_middleware(Counted, service=service)
     _answer_problems(app)
     return app

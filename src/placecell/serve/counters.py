@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -17,6 +17,7 @@ class Counters:
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
         self._answers: Counter[tuple[str, str]] = Counter()
+        self._calls: Counter[str] = Counter()
         self._buckets: dict[str, list[int]] = {}
         self._seconds: Counter[str] = Counter()
 
@@ -25,12 +26,15 @@ class Counters:
         with self._lock:
             self._requests[path, status] += 1
 
-    def answered(self, map_name: str, seconds: float, *, placed: bool) -> None:
-        """A picture has been placed or refused."""
+    def called(self, map_name: str, seconds: float, placed: Sequence[bool]) -> None:
+        """A map has placed or refused some pictures in one call; each counts with its share of the time."""
+        share = seconds / len(placed)
         with self._lock:
-            self._answers[map_name, "placed" if placed else "refused"] += 1
+            self._calls[map_name] += 1
             buckets = self._buckets.setdefault(map_name, [0] * (len(_BOUNDS_S) + 1))
-            buckets[bisect_left(_BOUNDS_S, seconds)] += 1
+            for one in placed:
+                self._answers[map_name, "placed" if one else "refused"] += 1
+                buckets[bisect_left(_BOUNDS_S, share)] += 1
             self._seconds[map_name] += seconds  # type: ignore[assignment]
 
     def text(self, gauges: Mapping[str, float]) -> str:
@@ -42,6 +46,8 @@ class Counters:
             lines.append("# TYPE placecell_pictures_total counter")
             for (name, outcome), count in sorted(self._answers.items()):
                 lines.append(f'placecell_pictures_total{{map="{_label(name)}",outcome="{outcome}"}} {count}')
+            lines.append("# TYPE placecell_calls_total counter")
+            lines += [f'placecell_calls_total{{map="{_label(name)}"}} {n}' for name, n in sorted(self._calls.items())]
             lines.append("# TYPE placecell_answer_seconds histogram")
             for name, buckets in sorted(self._buckets.items()):
                 lines += _histogram(_label(name), buckets, self._seconds[name])

@@ -21,6 +21,8 @@ class Limits:
     """Of all requests that are being sent or wait."""
     pixels: int = 50_000_000
     """Of one picture, read from its header before anything is decoded."""
+    together: int = 8
+    """Pictures of different requests that a quick map is asked about in one call."""
     queue: int = 64
     """Requests that wait for the worker; one more is told to come back."""
     upload_s: float = 10.0

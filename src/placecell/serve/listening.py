@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from placecell.errors import PlacecellError
+from placecell.serve.connection import Connection
 
 _MOST_CONNECTIONS = 512
 _IDLE_S = 15
@@ -47,13 +49,20 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 def server_of(app: FastAPI) -> uvicorn.Server:
     """The server of an application."""
+
+    class Patient(Connection):
+        patience_s = app.state.service.limits.upload_s
+        most = _MOST_CONNECTIONS
+
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each damaged form
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            log_level="warning",
+            http=Patient,
+            ws="none",
+            log_level="error",  # what clients do wrong is told to them
             access_log=False,
             server_header=False,
-            limit_concurrency=_MOST_CONNECTIONS,
             timeout_keep_alive=_IDLE_S,
             timeout_graceful_shutdown=_FAREWELL_S,
         )

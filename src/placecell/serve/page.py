@@ -29,7 +29,7 @@ from placecell.serve.service import Service
 router = APIRouter(include_in_schema=False)
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
-_ASSETS = frozenset({"report.css", "serve.css", "orbit.js", "renderers.js", "serve.js"})
+_ASSETS = frozenset({"report.css", "serve.css", "orbit.js", "renderers.js", "player.js", "serve.js"})
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -58,6 +58,13 @@ async def view(request: Request, name: str) -> Response:
     service = _service(request)
     served = service.map_of(name)
     return JSONResponse(await service.worker.answer(lambda: view_of(served)))
+
+
+@router.get("/v1/trajectory")
+async def trajectory(request: Request) -> JSONResponse:
+    """What the page plays from the start; null where it was given nothing."""
+    found = _service(request).trajectory
+    return JSONResponse(None if found is None else {"name": found.name, "text": found.text})
 
 
 @router.get("/v1/maps/{name}/frames/{frame:path}")

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from placecell.serve.answers import Answer, ProblemShape
+from placecell.serve.answers import Answer, ProblemShape, UnreadPicture
 from placecell.serve.body import body_of, pictures_in
+from placecell.serve.desk import Asked
 from placecell.serve.limits import Problem
 from placecell.serve.pictures import Sent
-from placecell.serve.service import Asked, Service
+from placecell.serve.service import Service
 
 router = APIRouter()
 
@@ -74,7 +75,7 @@ async def localize(
 
 @router.post(
     "/v1/localize-batch",
-    responses={200: {"model": list[Answer | ProblemShape]}, **_PROBLEMS},
+    responses={200: {"model": list[Answer | UnreadPicture]}, **_PROBLEMS},
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _SEVERAL}}}},
 )
 async def localize_batch(request: Request, map_name: MapName = None, focal_px: Pixels = None) -> JSONResponse:

@@ -8,17 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from placecell.estimate import Estimate
-from placecell.serve.answers import answer_of, ros_of
 from placecell.serve.counters import Counters
+from placecell.serve.desk import Asked, MapDesk, Question
 from placecell.serve.limits import Limits, Problem
-from placecell.serve.pictures import Sent, query_of
+from placecell.serve.pictures import Sent
 from placecell.serve.served import Served
+from placecell.serve.trajectory import Trajectory
 from placecell.serve.worker import Worker
-
-Shape = Literal["placecell", "ros"]
 
 
 class Held:
@@ -49,14 +47,6 @@ class Held:
             self.bytes -= own
 
 
-@dataclass(frozen=True)
-class Asked:
-    """How the answer is wanted."""
-
-    shape: Shape = "placecell"
-    nearest: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class Service:
     """Everything that lives as long as the service."""
@@ -66,8 +56,13 @@ class Service:
     worker: Worker
     held: Held
     token: str | None = None
+    trajectory: Trajectory | None = None
     counters: Counters = field(default_factory=Counters)
     warmed: threading.Event = field(default_factory=threading.Event)
+    desks: dict[Served, MapDesk] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.desks.update({served: MapDesk(served, self.limits, self.counters) for served in self.maps.values()})
 
     def map_of(self, name: str | None) -> Served:
         """The map of a name; the only one where there is no name.
@@ -108,36 +103,13 @@ class Service:
         Raises:
             Problem: the only picture cannot be read, or the service is too busy.
         """
-        came = time.perf_counter()
-        alone = len(pictures) == 1
-
-        def work() -> list[dict[str, Any]]:
-            waited = time.perf_counter() - came
-            found = []
-            for picture in pictures:
-                try:
-                    found.append(self._answer(served, picture, asked, waited))
-                except Problem as problem:
-                    if alone:
-                        raise
-                    found.append({"name": picture.name, **problem.shape})
-            return found
-
-        return await self.worker.answer(work)
-
-    def _answer(self, served: Served, picture: Sent, asked: Asked, waited: float) -> dict[str, Any]:
-        began = time.perf_counter()
-        query, lens = query_of(picture, served.camera, served.localizer, self.limits)
-        decoded = time.perf_counter()
-        estimate: Estimate = served.localizer.localize([query])[0]
-        done = time.perf_counter()
-        self.counters.answered(served.name, done - began, placed=estimate.world_from_cam is not None)
-        if asked.shape == "ros":
-            return ros_of(estimate, served.name)
-        camera = query.camera
-        told = {
-            "lens": lens,
-            "camera": {key: getattr(camera, key) for key in ("width", "height", "fx", "fy", "cx", "cy")},
-            "timings": {"wait_s": waited, "decode_s": decoded - began, "localize_s": done - decoded},
-        }
-        return answer_of(estimate, served, told, nearest=asked.nearest)
+        came_s = time.perf_counter()
+        questions = [Question(picture, asked, came_s) for picture in pictures]
+        answers = []
+        for picture, found in zip(pictures, await self.worker.answers(self.desks[served], questions), strict=True):
+            if isinstance(found, Problem) and len(pictures) > 1:
+                found = {"name": picture.name, **found.shape}
+            if isinstance(found, Exception):
+                raise found
+            answers.append(found)
+        return answers

@@ -18,6 +18,9 @@ const layers = {
   frustum: layer("lines"),
   ellipsoid: layer("lines", { alpha: 0.9 }),
   centre: layer("points", { size: 9 }),
+  route: layer("lines", { alpha: 0.85 }),
+  rider: layer("lines"),
+  around: layer("lines", { alpha: 0.9 }),
 };
 const canvas = find("stage");
 const renderer = (location.hash === "#canvas" ? null : webglRenderer(canvas)) || canvasRenderer(canvas);
@@ -53,9 +56,13 @@ async function begin() {
   find("map").replaceChildren(...maps.map((map) => new Option(map.name, map.name)));
   find("mapbox").hidden = maps.length < 2;
   await enter(maps[0]);
+  const recorded = await (await ask("v1/trajectory")).json();
+  if (recorded) play(recorded.name, recorded.text);
 }
 
 async function enter(map) {
+  leave();
+  complain(null);
   const precision = map.precision ? `, ${map.precision}` : "";
   find("about").textContent = `${map.scene}: a ${map.family} map${precision}, lengths in ${map.unit}`;
   answers.length = 0;
@@ -136,6 +143,9 @@ function ellipsoid(answer, magnified) {
   }
   return lines;
 }
+const ORANGE = [238, 132, 52];
+const magnification = (answer) =>
+  [1, 10, 100].find((m) => m * SURE * Math.max(...spreads(answer)) > view.radius * 0.02) ?? 100;
 const spreads = (answer) => centreCovariance(answer.covariance).map((row, k) => Math.sqrt(Math.max(row[k], 0)));
 
 function drawAnswers() {
@@ -149,11 +159,11 @@ function drawAnswers() {
   fill(layers.centre, one?.t ?? [], one?.t ? accent : []);
   find("scale").textContent = "";
   if (one?.t && one.covariance) {
-    const magnified = [1, 10, 100].find((m) => m * SURE * Math.max(...spreads(one)) > view.radius * 0.02) ?? 100;
+    const magnified = magnification(one);
     round.push(...ellipsoid(one, magnified));
     find("scale").textContent = magnified > 1 ? `95 % ellipsoid, drawn ${magnified} times as large` : "95 % ellipsoid";
   }
-  fill(layers.ellipsoid, round, repeat([238, 132, 52], round.length / 3));
+  fill(layers.ellipsoid, round, repeat(ORANGE, round.length / 3));
   find("stand").disabled = !one?.t;
   draw();
 }
@@ -198,6 +208,7 @@ async function tell(index) {
   if (one.t) {
     verdict.textContent = `Taken at ${one.t.map((v) => v.toFixed(2)).join(", ")} ${one.unit}`;
     if (one.covariance) tiles.push(tile("sure of the place to", `± ${lengthText(Math.hypot(...spreads(one)), one.unit)}`));
+    if (one.radii) tiles.push(tile(`of ${Math.round(100 * one.radii.coverage)} % of answers, at most this far off`, lengthText(one.radii.distance, one.unit)));
     if (one.confidence != null) tiles.push(tile("confidence", one.confidence.toFixed(2)));
     if (one.inliers != null) tiles.push(tile("matches that agree", one.inliers));
     tiles.push(tile("focal length", one.lens === "guess" ? "guessed" : `${one.camera.fx.toFixed(0)} px of ${one.camera.width}`));
@@ -215,7 +226,71 @@ async function tell(index) {
   find("nearestbox").hidden = false;
 }
 
-async function place(files) {
+function complain(text) {
+  find("problem").hidden = !text;
+  find("problem").textContent = text ?? "";
+}
+
+// Where the map itself shows nothing, the path is all there is to see; the camera's y is taken to be down.
+function viewOfPath(rows) {
+  const placed = rows.filter((row) => row.t), sides = [0, 1, 2].map((k) => placed.map((row) => row.t[k]).sort((a, b) => a - b));
+  const centre = sides.map((side) => (side[0] + side[side.length - 1]) / 2);
+  const radius = Math.max(0.5, ...sides.map((side) => (side[side.length - 1] - side[0]) / 2));
+  return { axes: [[1, 0, 0], [0, 0, 1], [0, -1, 0]], centre, radius, points: null, training: [] };
+}
+
+function play(name, text) {
+  let rows;
+  try {
+    rows = readTrajectory(text);
+  } catch (error) {
+    complain(`${name}: ${error.message}`);
+    return;
+  }
+  complain(null);
+  if (!view) {
+    view = viewOfPath(rows);
+    camera = orbitCamera(view.axes, view.centre, view.radius);
+    drawMap();
+  }
+  find("view").hidden = find("player").hidden = false;
+  player.load(rows);
+  drawRoute();
+  find("view").scrollIntoView({ block: "nearest" });
+}
+
+function leave() {
+  player.close();
+  find("player").hidden = true;
+  for (const name of ["route", "rider", "around"]) fill(layers[name], [], []);
+  draw();
+}
+
+function drawRoute() {
+  const lines = pathSegments(player.state.rows);
+  fill(layers.route, lines, repeat(cssColour("--truth"), lines.length / 3));
+  drawRider(player.state.rows[player.state.at]);
+}
+
+function drawRider(row) {
+  if (!view || !row) return;
+  const { width, height, fx } = maps.find((map) => map.name === find("map").value).camera;
+  const lens = { width, height, fx, fy: fx, cx: width / 2, cy: height / 2 };
+  const lines = row.t ? frustum({ ...row, camera: lens }, view.radius * 0.13) : [];
+  const round = row.t && row.covariance ? ellipsoid(row, magnification(row)) : [];
+  fill(layers.rider, lines, repeat(cssColour("--accent"), lines.length / 3));
+  fill(layers.around, round, repeat(ORANGE, round.length / 3));
+  if (row.t && find("ride").checked) camera.lookFrom(row.t, unit(turned(rotation(row.quat_wxyz), [0, 0, 1])));
+  draw();
+}
+
+const player = trajectoryPlayer({ play: find("play"), slider: find("slider"), now: find("now"), speed: find("speed") }, drawRider);
+const isRoute = (file) => /\.(tum|txt|jsonl)$/i.test(file.name);
+
+async function place(given) {
+  const route = [...given].find(isRoute), files = [...given].filter((file) => !isRoute(file));
+  if (route) play(route.name, await route.text());
+  else complain(null);
   const pictures = [...files].filter((file) => file.type.startsWith("image/") || /\.(jpe?g|png|webp|tiff?|bmp|p[gp]m)$/i.test(file.name));
   for (const file of pictures.length ? pictures : [...files]) {
     const turn = ++asking;
@@ -234,11 +309,9 @@ async function place(files) {
   }
 }
 
-function failed(error) {
-  find("about").textContent = error.message;
-}
+const failed = (error) => complain(error.message);
 
-for (const id of ["file", "snap"]) {
+for (const id of ["file", "snap", "route"]) {
   find(id).addEventListener("change", (event) => {
     place([...event.target.files]);
     event.target.value = "";
@@ -262,7 +335,7 @@ find("stand").addEventListener("click", () => {
   camera.lookFrom(one.t, unit(turned(rotation(one.quat_wxyz), [0, 0, 1])));
   draw();
 });
-for (const [label, names] of [["points", ["points"]], ["training path", ["training"]], ["earlier answers", ["earlier"]]]) {
+for (const [label, names] of [["points", ["points"]], ["training path", ["training"]], ["earlier answers", ["earlier"]], ["trajectory", ["route", "rider", "around"]]]) {
   const box = document.createElement("input"), wrap = document.createElement("label");
   box.type = "checkbox";
   box.checked = true;
@@ -273,6 +346,13 @@ for (const [label, names] of [["points", ["points"]], ["training path", ["traini
   wrap.append(box, label);
   find("toggles").append(wrap);
 }
+find("leave").addEventListener("click", leave);
+find("ride").addEventListener("change", () => drawRider(player.state.rows[player.state.at]));
+canvas.addEventListener("keydown", (event) => {
+  if (event.key !== " " || !player.state.rows.length) return;
+  event.preventDefault();
+  player.toggle();
+});
 // The controls want a camera from the start; each map brings another.
 const current = new Proxy({}, { get: (_, key) => (camera ? camera[key] : () => {}) });
 orbitControls(canvas, current, draw, {
@@ -280,6 +360,6 @@ orbitControls(canvas, current, draw, {
   hover: () => {},
   step: (by) => { if (answers.length && by) tell((shown + by + answers.length) % answers.length).catch(failed); },
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (view) { drawMap(); drawAnswers(); } });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (view) { drawMap(); drawAnswers(); drawRoute(); } });
 new ResizeObserver(draw).observe(canvas);
 begin().catch(failed);
