@@ -50,10 +50,9 @@ bench-coordinates: setup
 	$(BIN)/python benchmarks/forests.py
 	$(BIN)/python benchmarks/dsac.py
 
-# Of maps that bench-coordinates keeps.
 bench-uncertainty: setup
-	$(BIN)/python benchmarks/uncertainty.py structure=bench/coordinates/structure-sfm.map \
-	  coordinates=bench/coordinates/default-sfm.map
+	$(BIN)/python benchmarks/uncertainty.py
+	# Of maps that bench-coordinates keeps.
 	$(BIN)/python benchmarks/cascade.py whole=bench/coordinates/structure-sfm.map \
 	  --guides coordinates=bench/coordinates/default-sfm.map
 

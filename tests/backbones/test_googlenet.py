@@ -16,7 +16,7 @@ from placecell.backbones.googlenet import ResponseNorm, ToPixelValues
 MODULES = ("3a", "3b", "pool", "4a", "4b", "4c", "4d", "4e", "pool", "5a", "5b")
 
 
-def caffe_googlenet(weights: dict[str, Tensor], pixels: Tensor) -> dict[str, Tensor]:
+def caffe_googlenet(weights: dict[str, Tensor], pixels: Tensor, *, response_norm: bool = True) -> dict[str, Tensor]:
     """The layers of the prototxt in their order, with functions only."""
 
     def conv(name: str, x: Tensor, **how: int) -> Tensor:
@@ -25,7 +25,7 @@ def caffe_googlenet(weights: dict[str, Tensor], pixels: Tensor) -> dict[str, Ten
     def pool(x: Tensor) -> Tensor:
         return F.max_pool2d(x, 3, 2, ceil_mode=True)
 
-    norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+    norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if response_norm else nn.Identity()
     blobs = {"conv1": conv("conv1", pixels, stride=2, padding=3)}
     blobs["conv3"] = conv("conv3", conv("conv2", norm(pool(blobs["conv1"]))), padding=1)
     x = pool(norm(blobs["conv3"]))
@@ -43,11 +43,12 @@ def caffe_googlenet(weights: dict[str, Tensor], pixels: Tensor) -> dict[str, Ten
 
 
 @torch.no_grad()
-def test_is_the_network_of_the_prototxt() -> None:
-    network = patterned(backbone("googlenet"))
+@pytest.mark.parametrize("name", ["googlenet", "googlenet_plain"])
+def test_is_the_network_of_the_prototxt(name: str) -> None:
+    network, normed = patterned(backbone(name)), name == "googlenet"
     images = pictures(2, 97, 75)
-    pixels = images * 255 * torch.tensor(STD).view(1, 3, 1, 1)
-    wanted = caffe_googlenet(network.state_dict(), pixels)
+    pixels = images * 255 * torch.tensor(STD).view(1, 3, 1, 1) if normed else images
+    wanted = caffe_googlenet(network.state_dict(), pixels, response_norm=normed)
     found = network(images)
     assert set(found) <= set(wanted)
     for key, value in found.items():

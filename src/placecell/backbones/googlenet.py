@@ -49,12 +49,15 @@ class GoogLeNet(Backbone):
     biases (0.2) and the heads of PoseNet meet is what they were made for; BVLC's weights fit with the channels of the
     first convolution swapped to RGB.
 
+    Without `response_norm` that normalisation is left out, which runs in no eight bits and costs more than all
+    convolutions together there; the input then stays normalised.
+
     With `batch_norm` it is the network of "Parameter estimation via deep learning for camera localization" (2019),
     called Inception-v2 there: every 5x5 is two 3x3, batch norm follows every convolution, the input stays normalised
     and nothing else normalises. It is not the larger BN-Inception of Ioffe and Szegedy.
     """
 
-    def __init__(self, *, batch_norm: bool = False) -> None:
+    def __init__(self, *, batch_norm: bool = False, response_norm: bool = True) -> None:
         super().__init__()
         self.conv1 = _conv(3, 64, 7, batch_norm, stride=2)
         self.conv2 = _conv(64, 64, 1, batch_norm)
@@ -63,7 +66,7 @@ class GoogLeNet(Backbone):
             self.add_module(name, Inception(widths, batch_norm))
         for index in (1, 2, 3, 4):
             self.add_module(f"maxpool{index}", nn.MaxPool2d(3, stride=2, ceil_mode=True))
-        if batch_norm:
+        if batch_norm or not response_norm:
             self.stages = ("conv1", "maxpool1", "conv2", "conv3", *_AFTER_CONV3, *_AFTER_4C)
         else:
             self.to_pixel_values = ToPixelValues()

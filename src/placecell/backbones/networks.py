@@ -16,6 +16,7 @@ from placecell.errors import PlacecellError
 
 NETWORKS: dict[str, Callable[[], Backbone]] = {
     "googlenet": GoogLeNet,
+    "googlenet_plain": lambda: GoogLeNet(response_norm=False),
     "bn_inception": lambda: GoogLeNet(batch_norm=True),
     "mobilenet_v2": MobileNetV2,
     "mobilenet_v3": MobileNetV3,
