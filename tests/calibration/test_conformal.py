@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from placecell.calibration.conformal import fit_conformal, quantile
+from placecell.calibration.conformal import fit_conformal, left_out, quantile
 from placecell.pose import PoseError
 
 
@@ -59,3 +59,28 @@ class TestRadii:
     def test_too_few_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"60 frames bound no radius of 99.9 % coverage"):
             fit_conformal(np.ones((60, 2)), np.ones((60, 2)), 0.999)
+
+
+class TestLeftOut:
+    def test_each_sequence_is_asked_of_the_radii_of_the_others(self) -> None:
+        """One of four sequences is twice as far off as predicted, one half."""
+        rng = np.random.default_rng(0)
+        names = [f"s{index // 500}" for index in range(2000)]
+        factor = np.repeat([1.0, 2.0, 1.0, 0.5], 500)[:, None]
+        sigma = rng.uniform(0.5, 2.0, size=(2000, 2))
+        errors = sigma * factor * np.abs(rng.normal(size=(2000, 2)))
+        found = left_out(errors, sigma, names, 0.9)
+        assert found is not None and found.sequences == 4
+        for k, part in enumerate((found.distance, found.angle)):
+            rest = np.sort((errors / sigma)[500:1000, k])
+            others = (errors / sigma)[[name != "s1" for name in names], k]
+            assert part.least == pytest.approx(np.mean(rest <= quantile(others, 0.9)))
+            assert part.least < 0.75 and part.most > 0.98
+
+    def test_of_like_sequences_it_is_near_what_was_promised(self) -> None:
+        rng = np.random.default_rng(0)
+        found = left_out(np.abs(rng.normal(size=(4000, 2))), np.ones((4000, 2)), ["a", "b", "c", "d"] * 1000, 0.9)
+        assert found is not None and 0.87 < found.distance.least <= found.distance.most < 0.93
+
+    def test_of_two_sequences_there_is_no_range(self) -> None:
+        assert left_out(np.ones((80, 2)), np.ones((80, 2)), ["a", "b"] * 40, 0.9) is None

@@ -17,7 +17,9 @@ from placecell.calibration.fit import Calibration, fit_calibration
 from placecell.errors import FormatError
 from placecell.localizer import MapInfo, save_map
 
-CALIBRATION = fit_calibration(answers(120), lost(40))
+CALIBRATION = fit_calibration(
+    [item._replace(sequence=f"s{index // 30}") for index, item in enumerate(answers(120))], lost(40)
+)
 
 
 @pytest.fixture
@@ -79,6 +81,8 @@ CHANGES: list[Callable[[dict[str, Any]], Any]] = [
     lambda row: row["widening"]["power"].pop(),
     lambda row: row["widening"]["weights"][1].append(0.5),
     lambda row: row["widening"]["scale"]["kinds"].append("weather"),
+    lambda row: row.update(left_out={"sequences": 3}),
+    lambda row: row["left_out"]["angle"].update(most=float("nan")),
     lambda row: row["scale"]["middle"].pop(),
     lambda row: row["scale"]["kinds"].__setitem__(0, "weather"),
     lambda row: row["confidence"]["weights"].pop(),

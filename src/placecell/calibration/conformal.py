@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from placecell.estimate import Radii
 from placecell.pose import PoseError
+
+_FEWEST = 3
+"""Sequences that make a range."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,41 @@ def fit_conformal(errors: ArrayLike, sigma: ArrayLike, coverage: float) -> Confo
     if not (math.isfinite(distance) and math.isfinite(angle)):
         raise ValueError(f"{len(scores)} frames bound no radius of {100 * coverage:g} % coverage")
     return Conformal(coverage, distance, angle)
+
+
+class Range(NamedTuple):
+    """Of shares."""
+
+    least: float
+    most: float
+
+
+class LeftOut(NamedTuple):
+    """For which shares of one sequence the radii hold that the others make: how far a promise about single pictures
+    drawn at random goes for pictures that come as neighbours."""
+
+    sequences: int
+    distance: Range
+    angle: Range
+
+
+def left_out(errors: ArrayLike, sigma: ArrayLike, sequences: Sequence[str], coverage: float) -> LeftOut | None:
+    """Radii fitted without each sequence in turn, and asked of it; None of fewer than three sequences.
+
+    Args:
+        errors: (N, 2) distance and angle; `sigma` what was predicted of them.
+        sequences: (N,) which each picture is of.
+    """
+    scores = np.asarray(errors, np.float64) / np.asarray(sigma, np.float64)
+    names = np.asarray(sequences)
+    shares = []
+    for name in dict.fromkeys(sequences):
+        own, rest = scores[names == name], scores[names != name]
+        shares.append([np.mean(own[:, k] <= quantile(rest[:, k], coverage)) for k in range(2)])
+    if len(shares) < _FEWEST:
+        return None
+    distance, angle = (Range(float(min(column)), float(max(column))) for column in zip(*shares, strict=True))
+    return LeftOut(len(shares), distance, angle)
 
 
 def quantile(scores: ArrayLike, coverage: float) -> float:

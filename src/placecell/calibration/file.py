@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from placecell.calibration.confidence import Confidence
-from placecell.calibration.conformal import Conformal
+from placecell.calibration.conformal import Conformal, LeftOut, Range
 from placecell.calibration.evidence import KINDS, Scale
 from placecell.calibration.familiarity import Familiarity
 from placecell.calibration.features import Neighbourhood
@@ -35,6 +35,8 @@ def files_of(calibration: Calibration, known: Neighbourhood | None, map_folder: 
     """The files of a calibration by name, of the map in a folder."""
     row: dict[str, Any] = {"format": FORMAT, "map": map_fingerprint(map_folder), **asdict(calibration)}
     row["threshold"] = calibration.threshold._asdict()
+    if (held := calibration.left_out) is not None:
+        row["left_out"] = {**held._asdict(), "distance": held.distance._asdict(), "angle": held.angle._asdict()}
     if known is not None:
         row["usual_distance"] = known.usual
     files = {NAME: (json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()}
@@ -86,6 +88,7 @@ def _from_json(row: Mapping[str, Any]) -> Calibration:
         scale=_scale(scale),
         confidence=Confidence(_numbers(confidence["weights"]), *_numbers([confidence["offset"], confidence["most"]])),
         familiarity=Familiarity(_numbers(known["strangeness"]), int(known["answers"])),
+        left_out=None if row["left_out"] is None else _left_out(row["left_out"]),
         accept_at=float(row["accept_at"]),
         **{key: int(row[key]) for key in ("frames", "answered", "damaged", "elsewhere")},
     )
@@ -95,6 +98,11 @@ def _from_json(row: Mapping[str, Any]) -> Calibration:
     if not found.familiarity.strangeness:
         raise ValueError("no strangeness")
     return found
+
+
+def _left_out(row: Mapping[str, Any]) -> LeftOut:
+    ranges = [Range(*_numbers([row[key]["least"], row[key]["most"]])) for key in ("distance", "angle")]
+    return LeftOut(int(row["sequences"]), *ranges)
 
 
 def _scale(row: Mapping[str, Any]) -> Scale:

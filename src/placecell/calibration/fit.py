@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placecell.calibration.confidence import Confidence, accept_at, fit_confidence
-from placecell.calibration.conformal import Conformal, fit_conformal
+from placecell.calibration.conformal import Conformal, LeftOut, fit_conformal, left_out
 from placecell.calibration.evidence import Scale, fit_scale, raw_evidence
 from placecell.calibration.familiarity import Familiarity, fit_familiarity
 from placecell.calibration.scaling import Scaling, fit_scaling, typical
@@ -37,6 +37,8 @@ class Answered(NamedTuple):
     """None for a picture of elsewhere: every answer to it is wrong."""
     nearness: float = math.nan
     """To the training pictures (`calibration.features`); NaN where the map has no such vectors."""
+    sequence: str = ""
+    """That the picture is of."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Calibration:
     scale: Scale
     confidence: Confidence
     familiarity: Familiarity
+    left_out: LeftOut | None
+    """What the radii are worth for a sequence that did not make them; None of fewer than three."""
     accept_at: float
     """Accepted at this confidence or more, 99 % of the answers calibrated on were right; 1 when none was enough."""
     frames: int
@@ -130,6 +134,7 @@ def fit_calibration(
     scaling = fit_scaling(residuals, [item.estimate.covariance for item in widened.taken])
     scaled, hard = widened.scaled(scaling)
     scale = fit_scale(_raw(scaled))
+    conformal, held = _radii(scaled, coverage)
     ours, worse = (_Judged.of(group, scale, threshold) for group in (scaled, hard))
     confidence = fit_confidence(*ours.joined(worse))
     return Calibration(
@@ -137,7 +142,8 @@ def fit_calibration(
         typical=usual,
         widening=widening,
         scaling=scaling,
-        conformal=_conformal(scaled, coverage),
+        conformal=conformal,
+        left_out=held,
         scale=scale,
         confidence=confidence,
         familiarity=fit_familiarity(ours.evidence),
@@ -208,13 +214,15 @@ class _Judged(NamedTuple):
         return _Judged(self.evidence[mask], self.hits[mask])
 
 
-def _conformal(scaled: Sequence[Answered], coverage: float) -> Conformal:
+def _radii(scaled: Sequence[Answered], coverage: float) -> tuple[Conformal, LeftOut | None]:
     told = [(item, sigma) for item in scaled if (sigma := item.estimate.sigma) is not None]
     errors = [pose_error(item.estimate.world_from_cam, _truth(item)) for item, _ in told]
+    predicted = [sigma for _, sigma in told]
     try:
-        return fit_conformal(errors, [sigma for _, sigma in told], coverage)
+        found = fit_conformal(errors, predicted, coverage)
     except ValueError as error:
         raise MapError(f"{error}; hold out more sequences, or ask for less coverage") from error
+    return found, left_out(errors, predicted, [item.sequence for item, _ in told], coverage)
 
 
 def _accept_at(confidence: Confidence, usual: _Judged, worse: _Judged, away: NDArray[np.bool_]) -> float:

@@ -145,6 +145,12 @@ def _told(found: Calibrated) -> list[str]:
     lines = [f"predicted errors are multiplied by {factors} (rx ry rz tx ty tz)"]
     if own.typical is not None:
         lines = ["the map states no covariance, so answers get the usual one, more where more speaks against them"]
+    if (held := own.left_out) is not None:
+        near, turned = (f"{100 * share.least:.0f} to {100 * share.most:.0f} %" for share in (held.distance, held.angle))
+        lines.append(
+            f"{own.conformal.coverage:.0%} radii made by all but one of {held.sequences} sequences held for {near} of "
+            f"that one in position, {turned} in angle"
+        )
     if own.accept_at < 1:
         lines.append(
             f"answers of confidence {own.accept_at:.3f} or more were within {own.threshold.name} 99 % of times"

@@ -237,7 +237,8 @@ def answers(
         if query is None or frame.world_from_cam is None:
             continue
         hurt = damaged(query, kind, level, seed=seed or 0)
-        yield answered(candidate.localizer, known, hurt)._replace(truth=truth(frame.world_from_cam, kind, level))
+        given = truth(frame.world_from_cam, kind, level)
+        yield answered(candidate.localizer, known, hurt)._replace(truth=given, sequence=frame.sequence)
 
 
 def answers_elsewhere(
