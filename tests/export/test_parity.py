@@ -26,6 +26,17 @@ def test_the_loss_is_the_share_of_the_median() -> None:
     assert found.loss == pytest.approx(0.1) and found.moved == pytest.approx(0.02)
 
 
+def test_medians_that_agree_by_chance_are_not_close() -> None:
+    one, other = [at(0.1)] * 3, [Estimate("a", Pose(np.eye(3), np.array([0.0, 0.1, 0.0])))] * 3
+    assert Parity.of(other, one, TRUTHS).loss == 0.0
+    assert not Parity.of(other, one, TRUTHS).close
+    assert Parity.of(one, one, TRUTHS).close
+    little = [Estimate("a", Pose(np.eye(3), np.array([0.1, 0.024, 0.0])))] * 3
+    assert Parity.of(little, one, TRUTHS).loss == pytest.approx(0.0284, abs=1e-3)
+    assert Parity.of(little, one, TRUTHS).close
+    assert not Parity.of([at(0.104)] * 3, one, TRUTHS).close
+
+
 def test_a_better_export_loses_nothing() -> None:
     found = Parity.of([at(0.1)] * 3, [at(0.2)] * 3, TRUTHS)
     assert found.loss == 0.0 and found.distance < found.reference_distance  # of rotation: both have none

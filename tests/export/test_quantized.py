@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 from conftest import Remembering
-from placecell.export.quantized import Ranges, ladder, outputs_of, suffering
+from placecell.export.quantized import Ranges, ladder, outputs_of, rounded, suffering
 
 
-def model_of(weights: list[Any]) -> Any:
+def model_of(weights: list[Any], *, biases: bool = False) -> Any:
     """Convolutions of 1x1 in a row, with ReLU between them, of uint8 pictures."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -24,9 +25,11 @@ def model_of(weights: list[Any]) -> Any:
     for index, weight in enumerate(weights):
         stored.append(numpy_helper.from_array(weight[:, :, None, None].astype(np.float32), f"w{index}"))
         last = index == len(weights) - 1
-        nodes.append(
-            helper.make_node("Conv", [f"x{index}", f"w{index}"], ["out" if last else f"y{index}"], f"c{index}")
-        )
+        enters_layer = [f"x{index}", f"w{index}"]
+        if biases:
+            stored.append(numpy_helper.from_array(np.zeros(len(weight), np.float32), f"b{index}"))
+            enters_layer.append(f"b{index}")
+        nodes.append(helper.make_node("Conv", enters_layer, ["out" if last else f"y{index}"], f"c{index}"))
         if not last:
             nodes.append(helper.make_node("Relu", [f"y{index}"], [f"x{index + 1}"], f"r{index}"))
     enters = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 4, 5, 3])
@@ -69,6 +72,54 @@ def test_it_says_nearly_what_the_model_says(pictures: list[Any], weights: list[A
     assert 1e-5 < error < 0.05
 
 
+def test_weights_are_rounded_as_the_quantizer_does(pictures: list[Any], weights: list[Any]) -> None:
+    from onnx import numpy_helper
+
+    model = Ranges.over(model_of(weights), pictures).quantised(())
+    stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    kept = stored["w1_quantized"].astype(float) * stored["w1_scale"].reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(rounded(weights[1][:, :, None, None].astype(np.float32)), kept, atol=1e-6)
+
+
+def test_biases_make_good_what_rounding_moves(pictures: list[Any]) -> None:
+    # One weight sets the step, the others are less than half of it: rounded, they are gone.
+    weights = [np.diag([1.0, 1.0, 1.0]), np.array([[1.0, 3e-3, 3e-3], [0.5, -1.0, 0.5]])]
+    model = model_of(weights, biases=True)
+    found = Ranges.over(model, pictures)
+    np.testing.assert_allclose(found.means["c0"], np.mean(pictures, axis=(0, 1, 2, 3)), rtol=1e-5)
+    (exact,), (mended,) = outputs_of(found.model, pictures), outputs_of(found.quantised(()), pictures)
+    plain = replace(found, means={})
+    (moved,) = outputs_of(plain.quantised(()), pictures)
+    assert abs((moved - exact)[:, 0].mean()) > 0.5
+    assert abs((mended - exact)[:, 0].mean()) < 0.1
+    (kept,) = outputs_of(found.quantised(["c0", "c1"]), pictures)
+    np.testing.assert_allclose(kept, exact, rtol=1e-5)
+
+
+def test_channels_of_depthwise_convolutions_have_their_own_means() -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(2)
+    weight = rng.normal(size=(6, 1, 3, 3)).astype(np.float32)
+    weight[:, 0, 1, 1] -= weight.sum(axis=(1, 2, 3))  # edges
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["channels"], "enter", perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["channels"], ["x"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "w", "b"], ["out"], "deep", group=3),
+    ]
+    stored = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.zeros(6, np.float32), "b")]
+    enters = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 12, 12, 3])
+    leaves = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 6, 10, 10])
+    graph = helper.make_graph(nodes, "g", [enters], [leaves], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    bright = [rng.integers(low, low + 20, (1, 12, 12, 3)).astype(np.uint8) * np.uint8([1, 2, 1]) for low in (100, 80)]
+    found = Ranges.over(model, bright)
+    mended = found._mended(["deep"])
+    expected = (weight - rounded(weight)).sum(axis=(1, 2, 3)) * np.mean(bright, axis=(0, 1, 2, 3)).repeat(2)
+    bias = next(numpy_helper.to_array(item) for item in mended.graph.initializer if item.name == "b")
+    np.testing.assert_allclose(bias, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_layers_that_are_kept_are_kept(pictures: list[Any], weights: list[Any]) -> None:
     found = Ranges.over(model_of(weights), pictures)
     kept = found.quantised(["c1"])
@@ -91,7 +142,7 @@ def test_who_suffers_most_is_found(pictures: list[Any], weights: list[Any]) -> N
 def test_the_ladder_keeps_the_worst_first_and_ends_with_all() -> None:
     costs = {"a": 1.0, "b": 16.0, "c": 4.0, "d": 0.01}
     rungs = list(ladder(costs))
-    assert rungs[0] == ["b"]  # 5.01 of 21.01 is left, less than a quarter
+    assert rungs[0] == ["b"]  # 5.01 of 21.01 is left, less than half
     assert rungs[-1] == ["b", "c", "a", "d"]
     assert all(one == other[: len(one)] and len(one) < len(other) for one, other in pairwise(rungs))
     assert list(ladder({})) == []

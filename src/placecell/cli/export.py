@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,8 +47,8 @@ def export(
     """
     if format != "onnx":
         made = WRITERS[format](Scene.load(source), out, images=images, overwrite=overwrite)
-        following: list[object] = ["placecell", "scene", made, unused(Path("again")), "--format", format]
-        finish(f"{made}: {source} for {format}", following)
+        back = ["placecell", "scene", made, unused(Path("again")), "--format", format]
+        finish(f"{made}: {source} for {format}", back)
         return
     if (source / "scene.json").is_file():
         raise PlacecellError(f"{source} is a scene; name a format for it: {', '.join(WRITERS)}")
@@ -56,7 +57,14 @@ def export(
     with naming_extras():
         from placecell.export.exporting import export_map
     place = None if scene is None else Scene.load(scene)
+    log = Terminal()
     told = {"precision": precision, "frames": frames, "force": force, "overwrite": overwrite}
-    found = export_map(source, out, scene=place, log=Terminal(), **told)  # type: ignore[arg-type]
+    found = export_map(source, out, scene=place, log=log, **told)  # type: ignore[arg-type]
     kept = f", {len(found.told['kept'])} layers kept in floating point" if precision == "int8" else ""
-    finish(f"{out}: {precision}, {map_bytes(out) / 1e6:.1f} MB{kept}", ["placecell", "serve", out])
+    following: list[object] = ["placecell", "serve", out]
+    if (source / "calibration.json").is_file():
+        # Eight bits move errors a little, and what was learned of strange pictures is of other vectors.
+        calibrate = ["placecell", "calibrate", out, scene or "SCENE"]
+        log.say(f"{source} is calibrated, its export is not; that does: {shlex.join(map(str, calibrate))}")
+        following = following if scene is None else calibrate
+    finish(f"{out}: {precision}, {map_bytes(out) / 1e6:.1f} MB{kept}", following)

@@ -80,7 +80,7 @@ def export_map(
     atomic.require_new(out, replace=overwrite)
     info = load_info(folder)
     _require(info, folder, scene, precision)
-    localizer = load_map(folder)
+    localizer = load_map(folder, calibrated=False)
     graph = graph_of(localizer)
     evidence = None if scene is None else _evidence(localizer, scene, frames, log)
     log.say("writing the network as ONNX, a minute or less")
@@ -142,21 +142,26 @@ def _in_eight_bits(draft: _Draft, model: Any, evidence: Evidence, log: Log) -> t
     last = ranges.layers[-len(draft.graph.last) :]
     found = draft.of(ranges.quantised(last), last, calibrated)
     parity = evidence.parity(found)
-    if parity.loss <= ALLOWED:
+    if parity.close:
         return found, parity
-    log.say(f"all in eight bits loses {100 * parity.loss:.1f} %; looking for the layers that suffer")
+    log.say(f"all in eight bits {_lost(parity)}; looking for the layers that suffer")
     best = found, parity
     costs = suffering(ranges, evidence.pictures, [name for name in ranges.layers if name not in last], log)
     for worst in ladder(costs):
         kept = [*last, *worst]
         found = draft.of(ranges.quantised(kept), kept, calibrated)
         parity = evidence.parity(found)
-        log.say(f"{len(kept)} of {len(ranges.layers)} layers kept in floating point: loss {100 * parity.loss:.1f} %")
-        if parity.loss < best[1].loss:
+        log.say(f"{len(kept)} of {len(ranges.layers)} layers kept in floating point {_lost(parity)}")
+        if parity.moved < best[1].moved:
             best = found, parity
-        if parity.loss <= ALLOWED:
+        if parity.close:
             break
+    log.say(f"kept in floating point: {', '.join(best[0].told['kept'])}")
     return best
+
+
+def _lost(parity: Parity) -> str:
+    return f"loses {100 * parity.loss:.1f} % of the median and moves answers by {parity.moved:.3g}"
 
 
 def _judge(parity: Parity, force: bool, log: Log, scene: Scene | None) -> None:

@@ -67,6 +67,14 @@ class Parity:
         return max(_share(ours, theirs) for ours, theirs in pairs)
 
     @property
+    def close(self) -> bool:
+        """Whether no more is lost than is allowed, and not by chance: of few frames the medians wobble, but moves that
+        have nothing to do with the errors add to them as squares do."""
+        added = ALLOWED * (2 + ALLOWED)  # (1 + a)² - 1
+        pairs = ((self.moved, self.reference_distance), (self.moved_deg, self.reference_angle_deg))
+        return self.loss <= ALLOWED and all(moved**2 <= added * error**2 for moved, error in pairs)
+
+    @property
     def told(self) -> dict[str, Any]:
         """As map.json keeps it; infinite figures are the text inf."""
         values = {**asdict(self), "loss": self.loss}
