@@ -117,6 +117,7 @@ class Page:
         """The size of the window."""
         told = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         self.tell("Emulation.setDeviceMetricsOverride", **told)
+        self.tell("Emulation.setTouchEmulationEnabled", enabled=phone)
 
     def picture(self, path: Path) -> None:
         """What is to be seen, as a PNG file."""

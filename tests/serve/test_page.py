@@ -105,7 +105,8 @@ def test_a_refusal_says_why(page: Page, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_bytes(b"hello")
     page.give("#file", tmp_path / "text.jpg")
     page.wait("document.getElementById('verdict').textContent.includes('not a picture')")
-    assert page.value("layers.ellipsoid.xyz.length") == 0
+    assert page.value("layers.ellipsoid.xyz.length") == 0 and page.value("find('stand').disabled")
+    page.wait("find('query').parentElement.hidden")  # there is no picture to show
 
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:
@@ -236,9 +237,23 @@ class TestTrajectory:
 
 def test_it_fits_a_phone(page: Page) -> None:
     page.resize(360, 740, phone=True)
-    page.wait("innerWidth === 360")
+    page.wait("innerWidth === 360 && matchMedia('(pointer: coarse)').matches")
     assert page.value("document.documentElement.scrollWidth") <= 360
+    seen = "[...document.querySelectorAll('.choose, .settings label')].filter((e) => e.checkVisibility()).length"
+    assert page.value(seen) == 4  # choose, take, play, focal length; one map needs no choice, no token was asked for
+    assert page.value("document.querySelector('#snap').getAttribute('capture')") == "environment"
+    assert page.value("find('snap').checkVisibility() && find('snap').accept") == "image/*"
     page.resize(1100, 900)
+
+
+def test_a_photo_taken_is_placed(page: Page, room_scene: Scene, tmp_path: Path) -> None:
+    frame = room_scene.split("test").frames[1]
+    page.give("#snap", room_scene.image_path(frame))
+    page.wait("document.getElementById('verdict').textContent.startsWith('Taken at')")
+    page.wait("!document.getElementById('nearestbox').hidden && document.getElementById('nearest').naturalWidth > 0")
+    kept = Path(os.environ.get("PLACECELL_SCREENSHOTS") or tmp_path)
+    page.value("new Promise((go) => setTimeout(go, 300))")
+    page.picture(kept / "answer.png")
 
 
 def test_it_asked_nobody_else_and_complained_of_nothing(page: Page) -> None:

@@ -202,6 +202,7 @@ async function tell(index) {
   drawAnswers();
   if (!one) return;
   find("asked").textContent = one.name;
+  find("query").parentElement.hidden = false;
   find("query").src = one.picture;
   verdict.classList.toggle("refused", !one.t);
   const tiles = [];
@@ -346,6 +347,7 @@ for (const [label, names] of [["points", ["points"]], ["training path", ["traini
   wrap.append(box, label);
   find("toggles").append(wrap);
 }
+find("query").addEventListener("error", () => { find("query").parentElement.hidden = true; }); // it is no picture
 find("leave").addEventListener("click", leave);
 find("ride").addEventListener("change", () => drawRider(player.state.rows[player.state.at]));
 canvas.addEventListener("keydown", (event) => {
