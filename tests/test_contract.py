@@ -44,6 +44,7 @@ def said(estimate: Estimate) -> tuple[object, ...]:
         None if covariance is None else covariance.tolist(),
         estimate.confidence,
         estimate.inliers,
+        estimate.matches,
         estimate.reason,
     )
 
@@ -166,6 +167,13 @@ class TestLocalize:
     def test_a_confidence_is_a_probability(self, name: str, room_map: Maps, room_queries: list[Query]) -> None:
         for estimate in room_map(name).localize(room_queries):
             assert estimate.confidence is None or 0 <= estimate.confidence <= 1
+
+    def test_no_more_agree_than_there_are_matches(self, name: str, room_map: Maps, room_queries: list[Query]) -> None:
+        found = [(e.inliers, e.matches) for e in room_map(name).localize(room_queries) if e.world_from_cam is not None]
+        assert all((inliers is None) == (matches is None) for inliers, matches in found)
+        told = [(inliers, matches) for inliers, matches in found if inliers is not None and matches is not None]
+        assert all(0 < inliers <= matches for inliers, matches in told)
+        assert not told or any(inliers < matches for inliers, matches in told)  # so the law is not empty
 
 
 @every_family

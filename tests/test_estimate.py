@@ -35,7 +35,7 @@ def covariance(seed: int = 0) -> np.ndarray:
 
 def answers() -> list[Estimate]:
     return [
-        Estimate("Küche/1.jpg", POSE, covariance(), confidence=0.75, inliers=120, seconds=0.08),
+        Estimate("Küche/1.jpg", POSE, covariance(), confidence=0.75, inliers=120, seconds=0.08, matches=300),
         Estimate.refusal("Küche/2.jpg", "image is blank", 0.01),
         Estimate("line\u2028sep\u0085.jpg", Pose.identity()),
         Estimate(
@@ -52,7 +52,7 @@ def answers() -> list[Estimate]:
 
 
 def assert_same(a: Estimate, b: Estimate) -> None:
-    for key in ("name", "confidence", "inliers", "reason", "seconds", "radii", "familiarity", "map", "also"):
+    for key in ("name", "confidence", "inliers", "reason", "seconds", "radii", "familiarity", "map", "also", "matches"):
         assert getattr(a, key) == getattr(b, key), key
     assert (a.world_from_cam is None) == (b.world_from_cam is None)
     if a.world_from_cam is not None and b.world_from_cam is not None:
@@ -91,11 +91,12 @@ class TestPredictions:
         answer = replace(
             answers()[0],
             inliers=np.int64(5),
+            matches=np.int32(9),
             confidence=np.float32(0.5),
             seconds=np.float64(0.25),
         )
         row = json.loads(dump_predictions([answer]))
-        assert (row["inliers"], row["confidence"], row["seconds"]) == (5, 0.5, 0.25)
+        assert (row["inliers"], row["matches"], row["confidence"], row["seconds"]) == (5, 9, 0.5, 0.25)
 
     def test_every_cut_is_told_or_dropped_when_asked(self, tmp_path: Path) -> None:
         """A kill may fall anywhere, in the middle of a letter too; what is read is always whole answers."""

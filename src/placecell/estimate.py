@@ -71,6 +71,7 @@ class Estimate:
     """Probability that the error is below the threshold of calibration.json; 0 without a pose, None when not
     calibrated."""
     inliers: int | None = None
+    """Matches that agree with the pose; None of maps that match nothing."""
     reason: str | None = None
     """Why there is no pose; None when there is one."""
     seconds: float | None = None
@@ -82,6 +83,8 @@ class Estimate:
     """Of several maps asked, the one that answers: the pose is in its world."""
     also: tuple[str, ...] = ()
     """The others of them that take the picture for one of their place."""
+    matches: int | None = None
+    """All matches that the pose was found among, those that agree with it and those that do not."""
 
     def __post_init__(self) -> None:
         if (self.world_from_cam is None) == (self.reason is None):
@@ -103,12 +106,22 @@ class Estimate:
         return cls(name, None, reason=reason, seconds=seconds)
 
 
+_SCALARS = (
+    ("confidence", float),
+    ("inliers", int),
+    ("matches", int),
+    ("reason", str),
+    ("seconds", float),
+    ("map", str),
+)
+
+
 def estimate_to_json(estimate: Estimate) -> dict[str, Any]:
     """One line of predictions.jsonl; the covariance as its 21 upper-triangle values, row by row."""
     row: dict[str, Any] = {"name": estimate.name, **pose_to_json(estimate.world_from_cam)}
     if estimate.covariance is not None:
         row["covariance"] = estimate.covariance[np.triu_indices(6)].tolist()
-    for key, kind in (("confidence", float), ("inliers", int), ("reason", str), ("seconds", float), ("map", str)):
+    for key, kind in _SCALARS:
         value = getattr(estimate, key)
         if value is not None:
             row[key] = kind(value)  # numpy scalars are not JSON
@@ -140,6 +153,7 @@ def estimate_from_json(row: dict[str, Any]) -> Estimate:
         familiarity=row.get("familiarity"),
         map=row.get("map"),
         also=tuple(map(str, row.get("also", ()))),
+        matches=row.get("matches"),
     )
 
 

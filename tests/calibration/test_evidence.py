@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from calibration.made import answers
-from placecell.calibration.evidence import fit_scale, raw_evidence
+from placecell.calibration.evidence import KINDS, fit_scale, raw_evidence
 from placecell.estimate import Estimate
 from placecell.pose import Pose
 
@@ -47,7 +50,7 @@ def test_surer_is_more() -> None:
 def test_what_is_missing_is_the_worst() -> None:
     scale = fit_scale(raw_evidence(ESTIMATES))
     found = scale.evidence(raw_evidence([Estimate("bare", Pose.identity())]))
-    assert (found == scale.evidence(np.full((1, 4), -1e9))).all() and (found < -10).all()
+    assert (found == scale.evidence(np.full((1, 5), -1e9))).all() and (found < -10).all()
 
 
 def test_kinds_that_say_nothing_are_left_out() -> None:
@@ -55,3 +58,30 @@ def test_kinds_that_say_nothing_are_left_out() -> None:
     raw[:, 2] = 3.0
     raw[:101, 1] = np.nan
     assert fit_scale(raw).kinds == ("distance", "features")
+
+
+def test_the_share_that_agrees_is_shrunk_to_one_half() -> None:
+    pose = Pose.identity()
+    told = [(3, 4), (300, 400), (0, 0), (7, None), (None, None)]
+    found = raw_evidence([Estimate("a", pose, inliers=inliers, matches=matches) for inliers, matches in told])
+    np.testing.assert_allclose(np.exp(found[:, KINDS.index("ratio")]), [4 / 6, 301 / 402, 1 / 2, np.nan, np.nan])
+
+
+def of_all(matches: Sequence[int]) -> list[Estimate]:
+    return [replace(e, matches=(e.inliers or 0) + more) for e, more in zip(ESTIMATES, matches, strict=True)]
+
+
+def test_a_share_tells_apart_what_the_number_does_not() -> None:
+    scale = fit_scale(raw_evidence(of_all(np.random.default_rng(0).integers(1, 500, 200).tolist())))
+    assert scale.kinds == ("distance", "angle", "inliers", "ratio")
+    few, many = (Estimate("a", Pose.identity(), inliers=50, matches=matches) for matches in (60, 600))
+    better, worse = scale.evidence(raw_evidence([few, many]))
+    assert better[2] == worse[2] and better[3] > worse[3]
+
+
+def test_a_share_that_is_the_number_again_is_left_out() -> None:
+    """As of maps that ask equally many cells of each picture: it would count twice."""
+    most = max(e.inliers or 0 for e in ESTIMATES)
+    raw = raw_evidence(of_all([most - (e.inliers or 0) for e in ESTIMATES]))
+    assert np.isfinite(raw[:, KINDS.index("ratio")]).all()
+    assert fit_scale(raw).kinds == ("distance", "angle", "inliers")

@@ -46,6 +46,20 @@ class TestFit:
             assert found.power[k] == pytest.approx(power, abs=0.08)
             assert found.weights[k][0] == pytest.approx(weight, abs=0.08)
 
+    def test_finds_that_errors_grow_where_a_small_share_of_the_matches_agrees(self) -> None:
+        """Beside their number, which says nothing here."""
+        drawn, rng = Drawn(2000, 1.0, 0.4), np.random.default_rng(1)
+        inliers = rng.integers(50, 500, 2000)
+        matches = (inliers + 1) * np.exp(5.0 - drawn.nearness) - 2.0
+        told = [
+            replace(estimate, inliers=int(agree), matches=round(of))
+            for estimate, agree, of in zip(drawn.estimates, inliers, matches, strict=True)
+        ]
+        found = fit_widening(told, np.full(2000, np.nan), drawn.errors, taken=2000)
+        assert found.scale.kinds == ("inliers", "ratio")
+        for by_count, by_share in found.weights:
+            assert by_count == pytest.approx(0.0, abs=0.05) and by_share == pytest.approx(0.4, abs=0.08)
+
     def test_evidence_that_says_the_opposite_is_not_believed(self) -> None:
         found = Drawn(1000, 1.0, -0.5).fitted()
         assert found.weights == ((0.0,), (0.0,))

@@ -107,6 +107,15 @@ class TestEnsemble:
         assert weighed.reason == "the maps contradict each other by more than they are unsure"
         assert mixed.covariance is not None and mixed.covariance[3, 3] > 0.4
 
+    def test_it_counts_the_matches_of_the_map_that_found_most(self, structure: Path, queries: list[Query]) -> None:
+        here = says(Pose.exp(np.zeros(6)))
+        counts = ((30, 40), (80, 500), (None, None))
+        members = [Says([replace(here.answers[0], inliers=found, matches=of)]) for found, of in counts]
+        (answer,) = Ensemble(info("mixture", structure), tuple(members)).localize(queries[:1])
+        assert (answer.inliers, answer.matches) == (80, 500)
+        (blind,) = Ensemble(info("mixture", structure), (members[2], here)).localize(queries[:1])
+        assert (blind.inliers, blind.matches) == (None, None)
+
     def test_maps_that_do_not_say_how_sure_they_are_are_told(self, structure: Path, queries: list[Query]) -> None:
         mute = Says([Estimate("q", Pose.exp(np.zeros(6)))])
         (found,) = Ensemble(info("information", structure), (mute, mute)).localize(queries[:1])

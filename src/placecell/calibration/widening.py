@@ -33,7 +33,7 @@ class Widening:
     """
 
     scale: Scale
-    """Of inliers and features, as far as the map tells them."""
+    """Of inliers, ratio and features, as far as the map tells them."""
     usual: tuple[float, ...]
     """(2,) median σ of position and of rotation (degrees)."""
     power: tuple[float, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -54,9 +54,9 @@ class Ensemble:
         fused = self._fused(placed)
         if isinstance(fused, str):
             return Estimate.refusal(name, fused, seconds)
-        counts = [answer.inliers for answer in placed if answer.inliers is not None]
-        inliers = max(counts) if counts else None
-        return Estimate(name, fused.world_from_cam, fused.covariance, inliers=inliers, seconds=seconds)
+        most = max(placed, key=lambda answer: -1 if answer.inliers is None else answer.inliers)
+        found = Estimate(name, fused.world_from_cam, fused.covariance, seconds=seconds)
+        return replace(found, inliers=most.inliers, matches=most.matches)
 
     def _fused(self, placed: Sequence[Estimate]) -> Fused | str:
         poses = [answer.world_from_cam for answer in placed if answer.world_from_cam is not None]

@@ -24,6 +24,7 @@ _EXAMPLE: dict[str, Any] = {
     "covariance": None,
     "confidence": None,
     "inliers": 812,
+    "matches": 1430,
     "reason": None,
     "lens": "map or EXIF",
     "camera": {"width": 640, "height": 480, "fx": 525.5, "fy": 525.5, "cx": 320.0, "cy": 240.0},
@@ -57,6 +58,7 @@ class Answer(BaseModel):
         default=None, description="probability that the error is below the map's threshold"
     )
     inliers: int | None = None
+    matches: int | None = Field(default=None, description="of which `inliers` agree with the pose")
     reason: str | None = None
     radii: dict[str, float] | None = Field(
         default=None, description="of a calibrated map: distance and angle_deg hold for the stated coverage of answers"

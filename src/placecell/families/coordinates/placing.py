@@ -63,7 +63,8 @@ def answer(query: Query, family: Coordinates, sight: Sight) -> Estimate:
         reason = f"{found.count} coordinates agree on a pose, {family.least} needed"
         return Estimate.refusal(query.name, reason, seconds)
     pose = sight.anchor.world_from_anchor @ found.world_from_cam
-    return Estimate(query.name, pose, found.covariance, inliers=found.count, seconds=seconds)
+    matches = len(found.inliers)
+    return Estimate(query.name, pose, found.covariance, inliers=found.count, matches=matches, seconds=seconds)
 
 
 def _placed(query: Query, family: Coordinates, sight: Sight) -> PnP | str:

@@ -60,6 +60,8 @@ class Found:
     """(6, 6), right perturbation of `world_from_cam` in camera axes; it takes the pixels for independent."""
     reason: str | None
     """Why there is no pose."""
+    matches: int = 0
+    """How many pixels were asked whether they agree."""
 
 
 def preemptive_kabsch(
@@ -155,7 +157,7 @@ def _from_depth(modes: Modes, pose: Pose, origin: Array) -> Found:
         if found.world_from_cam is None:
             return _refusal(f"{found.count} coordinates agree on a pose, 3 needed")
         pose = found.world_from_cam
-    return Found(Pose(pose.rotation, pose.translation + origin), found.count, found.covariance, None)
+    return Found(Pose(pose.rotation, pose.translation + origin), found.count, found.covariance, None, len(modes))
 
 
 def _from_pixels(mixtures: Mixtures, pose: Pose, origin: Array) -> Found:
@@ -177,7 +179,7 @@ def _from_pixels(mixtures: Mixtures, pose: Pose, origin: Array) -> Found:
         if covariance is None:
             sigma = _sigma_across(points[found.inliers], mixtures.pixels[found.inliers], mixtures.camera, pose)
             noise = np.broadcast_to(sigma**2 * np.eye(3), (len(points), 3, 3))
-    return Found(Pose(pose.rotation, pose.translation + origin), found.count, found.covariance, None)
+    return Found(Pose(pose.rotation, pose.translation + origin), found.count, found.covariance, None, len(mixtures))
 
 
 def _sigma_across(points_world: Array, pixels: Array, camera: Camera, world_from_cam: Pose) -> float:

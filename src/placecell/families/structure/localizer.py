@@ -98,7 +98,12 @@ class StructureMap:
             reason = reason or f"{count} matches agree on a pose, {needed} needed"
             return Estimate.refusal(query.name, reason, seconds)
         return Estimate(
-            query.name, found.world_from_cam, found.covariance, inliers=found.count, seconds=time.perf_counter() - start
+            query.name,
+            found.world_from_cam,
+            found.covariance,
+            inliers=found.count,
+            matches=len(found.inliers),
+            seconds=time.perf_counter() - start,
         )
 
     def _search(self, features: Features, query: Query) -> tuple[PnP | None, int]:

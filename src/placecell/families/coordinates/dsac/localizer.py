@@ -95,7 +95,8 @@ class DsacMap:
             reason = f"{found.count} coordinates agree on a pose, {self.family.least} needed"
             return Estimate.refusal(query.name, reason, seconds)
         pose = self.anchor.world_from_anchor @ found.world_from_cam
-        return Estimate(query.name, pose, found.covariance, inliers=found.count, seconds=seconds)
+        matches = len(found.inliers)
+        return Estimate(query.name, pose, found.covariance, inliers=found.count, matches=matches, seconds=seconds)
 
     def _placed(self, query: Query) -> PnP | Rigid | str:
         """What most cells of a picture agree on, or why they are not asked."""

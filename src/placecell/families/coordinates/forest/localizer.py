@@ -93,7 +93,7 @@ class ForestMap:
             return Estimate.refusal(query.name, reason, seconds)
         pose = self.world_from_anchor @ found.world_from_cam
         covariance = None if found.covariance is None else self.family.doubt * found.covariance
-        return Estimate(query.name, pose, covariance, inliers=found.inliers, seconds=seconds)
+        return Estimate(query.name, pose, covariance, inliers=found.inliers, matches=found.matches, seconds=seconds)
 
     def _consensus(self, guesses: Guesses, camera: Camera) -> Found:
         family, seed = self.family, self.info.seed
