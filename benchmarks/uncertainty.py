@@ -56,7 +56,7 @@ HURT: tuple[Kind, ...] = ("blur", "occluded", "dusk")
 """Damage that the predicted error is watched under."""
 OTHER_SEED = 1
 """Of the damage that accepting is judged under: not that of the calibration."""
-EVERY = 3
+EVERY = 6
 """One of so many test frames is asked at each level of damage."""
 PLACES = ("photos_lund", "photos_sacre_coeur")
 

@@ -45,7 +45,7 @@ def page() -> None:
     table("Test frames told from pictures of elsewhere:", PLACES, place_rows())
     for name, system in SYSTEMS.items():
         head = ["pictures", "predicted cm", "true cm", "confidence", "answered"]
-        table(f"{system.told}, every third test frame ever more damaged:", head, damage_rows(name))
+        table(f"{system.told}, every sixth test frame ever more damaged:", head, damage_rows(name))
     table("Accuracy of members and of what is made of them:", ACCURACY, accuracy_rows())
     put("uncertainty", lines or ["Not measured yet.", ""])
     write_text(PICTURE, picture())
