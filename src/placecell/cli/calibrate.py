@@ -78,8 +78,8 @@ def calibrate(
     require_same_place(map, info, place)
     if folds and "export" in info.extra:
         raise PlacecellError(
-            f"--folds builds maps like {map} anew, which is an export; calibrate the map that it was made of by --folds, "
-            "or the export on frames that it was not built from (--by, --split test)"
+            f"--folds builds maps like {map} anew, which is an export; calibrate the map that it was made of by "
+            "--folds, or the export on frames that it was not built from (--by, --split test)"
         )
     if (map / "calibration.json").exists() and not overwrite:
         raise PlacecellError(f"{map} is calibrated already; pass --overwrite to do it again")
