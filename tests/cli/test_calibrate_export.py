@@ -65,7 +65,7 @@ def test_an_export_is_calibrated_on_what_its_map_has_not_seen(
 ) -> None:
     _, exported = folders(kind)
     folder = Path(copytree(exported, tmp_path / "fast.map"))
-    said = placecell("calibrate", folder, hall.root, "--within", 3, "--within-deg", 170)
+    said = placecell("calibrate", folder, hall.root, "--within", 3, "--within-deg", 170, "--no-damaged")
     assert said.code == 0, said.err
     assert "calibrated on 52 answers to 52 frames it was not built from" in said.out
     found = load_map(folder)
@@ -82,7 +82,7 @@ def test_familiarity_costs_no_second_look(
     folders: Callable[[str], tuple[Path, Path]], hall: Scene, placecell: Command, tmp_path: Path
 ) -> None:
     folder = Path(copytree(folders("align")[1], tmp_path / "fast.map"))
-    assert placecell("calibrate", folder, hall.root, "--within", 3, "--within-deg", 170).code == 0
+    assert placecell("calibrate", folder, hall.root, "--within", 3, "--within-deg", 170, "--no-damaged").code == 0
     found = load_map(folder)
     assert isinstance(found, Calibrated) and found.known is not None
     assert isinstance(found.localizer, ExportedRegression)
@@ -137,7 +137,7 @@ def test_the_export_of_a_calibrated_map_says_that_it_is_not(
     folders: Callable[[str], tuple[Path, Path]], hall: Scene, placecell: Command, tmp_path: Path
 ) -> None:
     own = Path(copytree(folders("align")[0], tmp_path / "own.map"))
-    assert placecell("calibrate", own, hall.root, "--within", 3, "--within-deg", 170).code == 0
+    assert placecell("calibrate", own, hall.root, "--within", 3, "--within-deg", 170, "--no-damaged").code == 0
     out = tmp_path / "fast.map"
     said = placecell("export", own, out, "--scene", hall.root, "--precision", "fp32", "--frames", 2)
     assert said.code == 0, said.err
@@ -145,7 +145,7 @@ def test_the_export_of_a_calibrated_map_says_that_it_is_not(
     assert said.following == ["placecell", "calibrate", str(out), str(hall.root)]
     assert load_info(out).extra["seen"] == load_info(own).extra["seen"]
     assert not isinstance(load_map(out), Calibrated)
-    words = ("--within", 3, "--within-deg", 170)
+    words = ("--within", 3, "--within-deg", 170, "--no-damaged")
     assert placecell(*said.following[1:], *words).code == 0
     assert isinstance(load_map(out), Calibrated)
     bare = placecell("export", own, tmp_path / "bare.map", "--precision", "fp32")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from placecell.estimate import Estimate
-from placecell.export.parity import Parity
+from placecell.export.parity import Parity, moves
 from placecell.pose import Pose
 
 
@@ -46,6 +46,17 @@ def test_the_worse_of_centre_and_rotation_counts() -> None:
     turned = Estimate("a", Pose.exp([0.02, 0, 0, 0.1, 0, 0]))
     straight = Estimate("a", Pose.exp([0.01, 0, 0, 0.1, 0, 0]))
     assert Parity.of([turned] * 3, [straight] * 3, TRUTHS).loss == pytest.approx(1.0, rel=1e-3)
+
+
+def test_moves_are_squares_in_multiples_of_errors() -> None:
+    scale = Parity.of([at(0.1)] * 3, [Estimate("a", Pose.exp([0.02, 0, 0, 0.1, 0, 0]))] * 3, TRUTHS)
+    refused = Estimate.refusal("a", "no")
+    assert moves([at(0.15)], [at(0.1)], scale) == pytest.approx(0.25, rel=1e-3)
+    assert moves([at(0.15), at(9.0)], [at(0.1)] * 2, scale) == pytest.approx(0.625, rel=1e-3)
+    assert moves([refused, refused, at(0.1)], [at(0.1), refused, at(0.1)], scale) == pytest.approx(0.5)
+    turned = Estimate("a", Pose.exp([0.01, 0, 0, 0, 0, 0]))
+    assert moves([turned], [at(0.0)], scale) == pytest.approx(0.25, rel=1e-3)
+    assert moves([], [], scale) == 0.0
 
 
 def test_how_far_stated_errors_move_is_told() -> None:

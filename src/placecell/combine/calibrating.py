@@ -64,7 +64,7 @@ def unseen_frames(folder: Path, scene: Scene, split: Literal["train", "test"] = 
     if not unseen:
         told = f"{folder} was built from all {len(posed)} posed {split} frames of scene {scene.name}"
         if "export" in info.extra:
-            raise MapError(f"{told}; name exports of maps like it, built from fewer frames, with --by, or --split test")
+            raise MapError(f"{told}; name exports of maps of fewer frames with --by, or --split test")
         raise MapError(
             f"{told}, and how well it does on those says nothing of others; add --folds 3, which builds maps from "
             "parts of them and asks each the rest"

@@ -17,7 +17,7 @@ from placecell.errors import MapError
 from placecell.estimate import Estimate, Query
 from placecell.export.graphs import Graph, graph_of
 from placecell.export.onnx_file import described, onnx_of
-from placecell.export.parity import ALLOWED, Parity
+from placecell.export.parity import ALLOWED, Parity, moves
 from placecell.export.quantized import Ranges, ladder, suffering
 from placecell.families.coordinates.cells import camera_seen
 from placecell.families.coordinates.localizer import CoordinatesMap
@@ -35,6 +35,8 @@ from placecell.runtime.exported import Exported, localizer_of
 from placecell.scene import Scene
 
 _LRN = "ResponseNorm"
+_ASKED = 12
+"""Frames that tell what layers cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,8 @@ class Evidence:
 
     pictures: Sequence[NDArray[np.uint8]]
     """(1, H, W, 3) as the network sees them, which tell the ranges of its activations."""
+    asked: Sequence[Query]
+    """Some of the same frames, which tell what layers cost."""
     queries: Sequence[Query]
     """Of other frames, which tell how well it answers."""
     truths: Sequence[Pose]
@@ -145,15 +149,19 @@ def _in_eight_bits(draft: _Draft, model: Any, evidence: Evidence, log: Log) -> t
     if parity.close:
         return found, parity
     log.say(f"all in eight bits {_lost(parity)}; looking for the layers that suffer")
-    best = found, parity
-    costs = suffering(ranges, evidence.pictures, [name for name in ranges.layers if name not in last], log)
+    whole, best = parity, (found, parity)
+    exact = localizer_of(draft.of(model)).localize(evidence.asked)
+
+    def moved(changed: Any) -> float:
+        return moves(localizer_of(draft.of(changed)).localize(evidence.asked), exact, whole)
+
+    costs = suffering(ranges, moved, ranges.layers[: -len(last)], log)
     for worst in ladder(costs):
         kept = [*last, *worst]
         found = draft.of(ranges.quantised(kept), kept, calibrated)
         parity = evidence.parity(found)
         log.say(f"{len(kept)} of {len(ranges.layers)} layers kept in floating point {_lost(parity)}")
-        if parity.moved < best[1].moved:
-            best = found, parity
+        best = min(best, (found, parity), key=lambda one: (one[1].loss > ALLOWED, one[1].moved))
         if parity.close:
             break
     log.say(f"kept in floating point: {', '.join(best[0].told['kept'])}")
@@ -208,7 +216,8 @@ def _evidence(localizer: Localizer, scene: Scene, frames: int, log: Log) -> Evid
         raise MapError(f"scene {scene.name}: nothing is to be seen in the training frames; is it the scene of the map?")
     truths = [frame.world_from_cam for frame in chosen[1::2] if frame.world_from_cam is not None]
     judged = queries[1::2]
-    return Evidence(seen, judged, truths, _in_full(localizer).localize(judged))
+    asked = queries[:: 2 * max(1, len(queries) // (2 * _ASKED))]
+    return Evidence(seen, asked, judged, truths, _in_full(localizer).localize(judged))
 
 
 def _seen(localizer: Localizer, query: Query, index: int) -> NDArray[np.uint8] | None:

@@ -81,6 +81,20 @@ class Parity:
         return {key: value if value is None or np.isfinite(value) else "inf" for key, value in values.items()}
 
 
+def moves(found: Sequence[Estimate], reference: Sequence[Estimate], scale: Parity) -> float:
+    """The mean square of how far answers are from others, in multiples of the errors of `scale`'s reference, at most 1
+    of each picture; 1 of one that only one of the two places."""
+    squares = []
+    for a, b in zip(found, reference, strict=True):
+        if a.world_from_cam is not None and b.world_from_cam is not None:
+            error = pose_error(a.world_from_cam, b.world_from_cam)
+            parts = (error.distance / scale.reference_distance, error.angle_deg / scale.reference_angle_deg)
+            squares.append(min(1.0, max(parts) ** 2))
+        elif a.world_from_cam is not None or b.world_from_cam is not None:
+            squares.append(1.0)
+    return float(np.mean(squares)) if squares else 0.0
+
+
 def _sigma_moved(found: Sequence[Estimate], reference: Sequence[Estimate], axes: slice) -> float | None:
     stated = [
         (np.trace(a.covariance[axes, axes]), np.trace(b.covariance[axes, axes]))

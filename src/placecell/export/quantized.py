@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,6 @@ _QUANTISED = ("Conv", "MatMul", "Gemm")
 """Layers that can be kept in floating point one by one."""
 _BESIDE = ("Add", "Clip", "Relu", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool")
 """What stands between them and would otherwise go to floating point and back."""
-_JUDGED = 8
-"""Pictures that tell how much a layer suffers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,6 @@ class Ranges:
             kept: layers that stay in floating point.
             only: the one layer that is quantised, and nothing beside it.
         """
-        import onnx
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -148,19 +145,18 @@ def _means(model: Any, pictures: Pictures) -> dict[str, Array]:
     return {layer: means[name] for layer, name in entering.items()}
 
 
-def suffering(found: Ranges, pictures: Pictures, layers: Iterable[str], log: Log) -> dict[str, float]:
-    """How much of the answer each layer costs when it alone is quantised: the mean square of the change of the outputs,
-    each number of a cell in multiples of its variance over the pictures."""
-    judged = [pictures[index] for index in np.unique(np.linspace(0, len(pictures) - 1, _JUDGED).astype(int))]
-    exact = outputs_of(found.model, judged)
-    scales = [np.maximum(part.reshape(-1, part.shape[-1]).std(axis=0), 1e-9) for part in exact]
-    costs = {}
-    names = list(layers)
-    for name in log.track(names, "layers in eight bits", len(names)):
-        moved = outputs_of(found.quantised((), only=name), judged)
-        change = [((a - b) / scale) ** 2 for a, b, scale in zip(moved, exact, scales, strict=True)]
-        costs[name] = float(np.mean([part.mean() for part in change]))
-    return costs
+def suffering(found: Ranges, moved: Callable[[Any], float], layers: Sequence[str], log: Log) -> dict[str, float]:
+    """How far answers move when each layer alone is quantised.
+
+    Asked of answers, not of the network's numbers: what moves all cells of a picture alike moves its pose, what moves
+    them here and there hardly does.
+
+    Args:
+        moved: a model to the mean square of the moves of its answers.
+    """
+    return {
+        name: moved(found.quantised((), only=name)) for name in log.track(layers, "layers in eight bits", len(layers))
+    }
 
 
 def ladder(costs: dict[str, float]) -> Iterator[list[str]]:
