@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import poselib
 import pycolmap
 import pytest
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
 from placecell.colmap import to_colmap, to_pose, to_rigid
-from placecell.pnp import NOISE_PX, PnP, pose_covariance, projection_jacobian, refine_pnp, residual_sigma_px, solve_pnp
+from placecell.pnp import (
+    NOISE_PX,
+    Noise,
+    PnP,
+    halves,
+    pose_covariance,
+    poses_of_halves,
+    projection_jacobian,
+    refine_pnp,
+    residual_sigma_px,
+    scattered,
+    solve_pnp,
+)
 from placecell.pose import Array, Pose, pose_error, skew
 
 PINHOLE = Camera(640, 480, 520.0, 530.0, 315.0, 245.0)
@@ -365,3 +378,133 @@ class TestNoiseOfEachMatch:
         each = solve_pnp(points, pixels, PINHOLE, noise_px=np.full(60, 1.5))
         np.testing.assert_array_equal(posed(alike)[1], posed(each)[1])
         assert (posed(alike)[1] != posed(solve_pnp(points, pixels, PINHOLE))[1]).any()
+
+
+class TestRuns:
+    """Further RANSACs on halves of the matches, and what they disagree on."""
+
+    @pytest.mark.parametrize("noise_px", [1.0, np.where(np.arange(200) % 2 == 0, 0.4, 4.0)], ids=["alike", "of each"])
+    def test_the_scatter_is_the_spread_over_redrawn_noise(self, noise_px: Noise) -> None:
+        points, exact, _ = matches(PINHOLE, 200)
+        rng = np.random.default_rng(7)
+
+        def drawn(runs: int) -> tuple[Pose, Array]:
+            pixels = exact + np.reshape(noise_px, (-1, 1)) * rng.standard_normal(exact.shape)
+            return posed(solve_pnp(points, pixels, PINHOLE, max_error_px=15.0, noise_px=noise_px, runs=runs))
+
+        errors = np.array([(WORLD_FROM_CAM.inv @ drawn(1)[0]).log() for _ in range(250)])
+        scatter = []
+        for _ in range(12):
+            pixels = exact + np.reshape(noise_px, (-1, 1)) * rng.standard_normal(exact.shape)
+            one, many = (
+                posed(solve_pnp(points, pixels, PINHOLE, max_error_px=15.0, noise_px=noise_px, runs=runs))[1]
+                for runs in (1, 30)
+            )
+            scatter.append(many - one)
+        predicted = np.sqrt(np.diag(np.mean(scatter, axis=0)))
+        np.testing.assert_allclose(predicted / errors.std(axis=0), 1.0, atol=0.3)
+
+    RIVAL = WORLD_FROM_CAM @ Pose.exp([0.1, 0.5, -0.1, 1.5, 0.2, -0.4])
+
+    def rivals(self, winners: int, others: int, seed: int) -> tuple[Array, Array]:
+        """Matches of which some were seen from one place and some from another, in any order."""
+        points, pixels, _ = matches(PINHOLE, winners + others, sigma_px=0.5, seed=seed)
+        there = WORLD_FROM_CAM.inv.apply(points[winners:])
+        points[winners:] = self.RIVAL.apply(there)
+        order = np.random.default_rng(seed).permutation(len(points))
+        return points[order], pixels[order]
+
+    def off(self, found: PnP) -> float:
+        """Squared Mahalanobis distance of the rival from an answer."""
+        pose, covariance = posed(found)
+        away = (pose.inv @ self.RIVAL).log()
+        return float(away @ np.linalg.solve(covariance, away))
+
+    def test_a_rival_is_within_what_is_stated(self) -> None:
+        """95 % of a normal distribution of six dimensions lies within a squared distance of 12.6."""
+        apart = pose_error(self.RIVAL, WORLD_FROM_CAM).distance
+        for seed in range(5):
+            points, pixels = self.rivals(22, 18, seed)
+            sure, unsure = (solve_pnp(points, pixels, PINHOLE, runs=runs) for runs in (1, 30))
+            assert pose_error(posed(unsure)[0], WORLD_FROM_CAM).distance < 0.01
+            assert self.off(sure) > 1e4 and self.off(unsure) < 12.6
+            assert np.sqrt(np.trace(posed(unsure)[1][3:, 3:])) > apart / 4
+
+    def test_a_crowd_of_outliers_is_no_rival(self) -> None:
+        points, pixels = self.rivals(80, 20, 0)
+        sure, unsure = (posed(solve_pnp(points, pixels, PINHOLE, runs=runs))[1] for runs in (1, 30))
+        assert np.trace(unsure[3:, 3:]) < 6 * np.trace(sure[3:, 3:])
+
+    def test_one_run_is_ransac_and_refinement(self) -> None:
+        points, pixels, _ = matches(PINHOLE, 90, outliers=40, sigma_px=0.6)
+        options = {"max_reproj_error": 6.0, "seed": 3, "success_prob": 0.9999, "min_iterations": 50}
+        some = np.linspace(0, 89, 70).astype(int)
+        camera = {"model": "PINHOLE", "width": 640, "height": 480, "params": [520.0, 530.0, 315.0, 245.0]}
+        first, _ = poselib.estimate_absolute_pose(
+            PINHOLE.undistort(pixels)[some],
+            points[some],
+            camera,
+            options | {"max_iterations": 10_000},
+            {"loss_type": "CAUCHY", "loss_scale": 1.0},
+        )
+        expected = refine_pnp(points, pixels, PINHOLE, Pose.nearest(first.Rt).inv)
+        for told in ({}, {"runs": 1}):
+            found = solve_pnp(points, pixels, PINHOLE, sampled=70, seed=3, **told)
+            np.testing.assert_array_equal(posed(found)[0].matrix, posed(expected)[0].matrix)
+            np.testing.assert_array_equal(posed(found)[1], posed(expected)[1])
+
+    def test_more_of_them_change_the_covariance_alone(self) -> None:
+        points, pixels, _ = matches(PINHOLE, 90, outliers=40, sigma_px=0.6)
+        one, more, again, other = (
+            solve_pnp(points, pixels, PINHOLE, runs=runs, seed=seed) for runs, seed in ((1, 3), (8, 3), (8, 3), (8, 4))
+        )
+        assert posed(more)[0] == posed(one)[0] and more.sigma_px == one.sigma_px
+        np.testing.assert_array_equal(more.inliers, one.inliers)
+        added = posed(more)[1] - posed(one)[1]
+        assert np.linalg.eigvalsh(added)[0] > 0 or np.linalg.matrix_rank(added, hermitian=True) == 6
+        np.testing.assert_array_equal(posed(more)[1], posed(more)[1].T)
+        np.testing.assert_array_equal(posed(again)[1], posed(more)[1])
+        assert (posed(other)[1] != posed(more)[1]).any()
+
+    @pytest.mark.parametrize("count", range(9))
+    def test_few_matches_are_borne(self, count: int) -> None:
+        points, pixels, _ = matches(PINHOLE, count, sigma_px=0.3)
+        one, more = (solve_pnp(points, pixels, PINHOLE, runs=runs) for runs in (1, 8))
+        assert (one.world_from_cam is None) == (more.world_from_cam is None)
+        if more.world_from_cam is not None and count < 8:
+            np.testing.assert_array_equal(posed(more)[1], posed(one)[1])
+        if count == 8:
+            assert np.isfinite(posed(more)[1]).all() and np.trace(posed(more)[1]) > np.trace(posed(one)[1])
+
+    def test_each_sees_a_half(self) -> None:
+        found = list(halves(21, 40, seed=5))
+        assert len(found) == 40 and len({tuple(half) for half in found}) == 40
+        for half in found:
+            assert len(half) == 10 and (np.diff(half) > 0).all() and set(half) <= set(range(21))
+        assert np.bincount(np.concatenate(found), minlength=21).min() > 8
+        assert any((a != b).any() for a, b in zip(found, halves(21, 40, seed=6), strict=True))
+
+    def test_pixels_without_a_ray_take_no_part(self) -> None:
+        points, pixels, _ = matches(CAMERAS[1], 60, sigma_px=0.5)
+        told = {"runs": 6, "seed": 1}
+        without = poses_of_halves(np.delete(points, 7, 0), np.delete(pixels, 7, 0), CAMERAS[1], **told)
+        pixels[7] = (1e5, -1e5)
+        found = poses_of_halves(points, pixels, CAMERAS[1], **told)
+        assert len(without) == 6
+        assert max(pose_error(a, b).distance for a, b in zip(found, without, strict=True)) < 1e-6
+
+    def test_the_scatter_is_the_mean_square_about_the_answer(self) -> None:
+        pose, step = WORLD_FROM_CAM, np.array([0.1, -0.2, 0.05, 0.5, 0.1, -0.3])
+        found = PnP(pose, np.ones(9, dtype=bool), np.diag(np.arange(1.0, 7.0)), 0.5)
+        others = [pose @ Pose.exp(step), pose @ Pose.exp(-2 * step)]
+        wider = scattered(found, others)
+        np.testing.assert_allclose(posed(wider)[1], np.diag(np.arange(1.0, 7.0)) + 2.5 * np.outer(step, step))
+        assert wider.world_from_cam == pose and wider.count == 9
+        assert scattered(found, []) is found
+        none = PnP(None, np.zeros(9, dtype=bool), None, float("nan"))
+        assert scattered(none, others) is none
+
+    @pytest.mark.parametrize("told", [{"runs": 0}, {"runs": 2, "refine": False}])
+    def test_runs_without_a_covariance_are_refused(self, told: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=r"runs count from 1, and more than one need refine"):
+            solve_pnp(*matches(PINHOLE, 20)[:2], PINHOLE, **told)

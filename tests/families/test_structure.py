@@ -17,6 +17,8 @@ from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
 from placecell.families.structure import Structure, StructureMap
 from placecell.families.structure.building import Evidence, assembled, triangulated
+from placecell.families.structure.localizer import _Matched
+from placecell.families.structure.near import projected
 from placecell.localizer import Localizer, map_bytes, save_map
 from placecell.log import Silent
 from placecell.pose import Array, Pose, pose_error
@@ -53,6 +55,7 @@ def mahalanobis(estimate: Estimate, truth: Pose) -> float:
     [
         {"features": 0},
         {"neighbours": -3},
+        {"runs": 0},
         {"ratio": 1.2},
         {"agreement": 1.0},
         {"radius_px": 0.0},
@@ -93,6 +96,49 @@ class TestAccuracy:
         # Most features are of the shell, so most points lie on a wall, the floor or the ceiling.
         to_shell = np.minimum(np.abs(built.points), np.abs(built.points - np.array(SIZE_M))).min(axis=1)
         assert np.median(to_shell) < 0.03
+
+
+class TestRuns:
+    """RANSACs after the first, which see halves of the matches."""
+
+    def test_they_widen_the_covariance_alone(self, built: StructureMap, room_queries: list[Query]) -> None:
+        many = replace(built, family=replace(built.family, runs=8))
+        grown = []
+        for near in (False, True):
+            priors = built.localize(room_queries)
+            asked = [m.localize_near(room_queries, priors) if near else m.localize(room_queries) for m in (built, many)]
+            for one, more in zip(*asked, strict=True):
+                assert one.world_from_cam == more.world_from_cam
+                assert (one.inliers, one.matches) == (more.inliers, more.matches)
+                assert one.sigma is not None and more.sigma is not None
+                grown.append(more.sigma.distance / one.sigma.distance)
+        assert min(grown) > 1.001 and np.median(grown) < 2.5
+
+    def test_a_rival_among_the_first_matches_is_within_what_is_stated(
+        self, built: StructureMap, room_queries: list[Query], truths: list[Pose]
+    ) -> None:
+        """Though the matches that refine the answer, found around it, know nothing of the rival."""
+        query, truth = room_queries[0], truths[0]
+        rival = truth @ Pose.exp([0.0, 0.2, 0.0, 0.4, 0.0, 0.2])
+        there, here = (self.matched(built, query, pose, count) for pose, count in ((rival, 18), (truth, 22)))
+        around = self.matched(built, query, truth, 200)
+        many = replace(built, family=replace(built.family, runs=30))
+        answer = many._refine(around, query, truth)
+        mixed = _Matched(*(np.concatenate(both) for both in zip(here, there, strict=True)))
+        off = {}
+        for name, tried in (("alone", around), ("beside a rival", mixed)):
+            found = many._doubted(answer, tried, around, query)
+            assert found.world_from_cam == answer.world_from_cam and found.covariance is not None
+            off[name] = mahalanobis(Estimate("q", found.world_from_cam, found.covariance), rival)
+        assert off["alone"] > 1000 and off["beside a rival"] < 12.6  # 95 % of six dimensions lie within
+
+    @staticmethod
+    def matched(built: StructureMap, query: Query, pose: Pose, count: int) -> _Matched:
+        """Points of the map, and where a pose sees them, off by half a pixel."""
+        near = projected(np.arange(len(built.points)), built.points, query.camera, pose)
+        rng = np.random.default_rng(count)
+        some = rng.choice(len(near.points), count, replace=False)
+        return _Matched(near.points[some], near.pixels[some] + 0.5 * rng.normal(size=(count, 2)))
 
 
 class TestPicturesMadeOtherwise:

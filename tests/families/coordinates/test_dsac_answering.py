@@ -87,6 +87,17 @@ def test_learned_scores_choose() -> None:
     assert one == again and one is not None
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_further_runs_widen_the_covariance_alone(learned: bool) -> None:
+    network: nn.Module = Asked(Counting(1.0)) if learned else nn.Identity()
+    points, _ = picture()
+    one, more = (answered(network, points, CAMERA, Ransac(), runs=runs) for runs in (1, 8))
+    assert one.world_from_cam == more.world_from_cam and one.count == more.count
+    assert one.covariance is not None and more.covariance is not None
+    added = np.trace((more.covariance - one.covariance)[3:, 3:])
+    assert 0.3 < added / np.trace(one.covariance[3:, 3:]) < 5.0
+
+
 def test_cells_without_depth_take_no_part() -> None:
     points, seen = picture()
     seen[:, :20] = np.nan

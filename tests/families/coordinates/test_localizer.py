@@ -121,6 +121,13 @@ class TestLocalize:
         (estimate,) = found.localize([query])
         assert estimate.inliers is not None and 85 <= estimate.inliers <= 100
 
+    def test_further_runs_widen_the_covariance_alone(self, built: CoordinatesMap, query: Query, truth: Pose) -> None:
+        one, more = (knowing(built, query, truth, wrong=0.3, runs=runs).localize([query])[0] for runs in (1, 8))
+        assert one.world_from_cam == more.world_from_cam
+        assert (one.inliers, one.matches) == (more.inliers, more.matches) and one.matches == 300
+        assert one.sigma is not None and more.sigma is not None
+        assert 1.05 * one.sigma.distance < more.sigma.distance < 4 * one.sigma.distance
+
     def test_no_gradient_is_kept_and_nothing_trains(self, built: CoordinatesMap, query: Query) -> None:
         built.localize([query])
         networks = (built.encoder, built.head)

@@ -25,6 +25,7 @@ _LEAST = {
     "batch": 2,
     "frames": 0,
     "queried": 4,
+    "runs": 1,
     "least": 4,
     "devices": 1,
     "experts": 1,
@@ -101,6 +102,9 @@ class Coordinates:
     """RANSAC works on so many cells at most, those that the head is surest of."""
     max_error_px: float = 10.0
     """A cell agrees with a pose when its reprojection error is below this, in pixels the encoder sees."""
+    runs: int = 1
+    """RANSACs a picture; those after the first see a random half of the cells each, and their disagreement widens the
+    covariance."""
     least: int = 50
     """Fewer agreeing cells are no answer."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +86,15 @@ def _placed(query: Query, family: Coordinates, sight: Sight) -> PnP | str:
 
 def _solved(seen: Seen, family: Coordinates) -> PnP:
     noise_px = np.maximum(seen.spread_px, _LEAST_NOISE_PX)
-    told: dict[str, Any] = {"max_error_px": family.max_error_px, "noise_px": noise_px, "sampled": _SAMPLED}
-    return solve_pnp(seen.points_anchor, seen.pixels, seen.camera, **told)
+    return solve_pnp(
+        seen.points_anchor,
+        seen.pixels,
+        seen.camera,
+        max_error_px=family.max_error_px,
+        noise_px=noise_px,
+        sampled=_SAMPLED,
+        runs=family.runs,
+    )
 
 
 def surest(points_anchor: Array, log_spread: Array, camera: Camera, queried: int) -> Seen:

@@ -58,6 +58,9 @@ class Structure:
     """A match agrees when its reprojection error is below this."""
     covisible: int = 40
     """Pictures whose points the 3D-to-2D search takes in."""
+    runs: int = 1
+    """RANSACs a query; those after the first see a random half of the matches each, and their disagreement widens the
+    covariance."""
     radius_px: float = 8.0
     """The 3D-to-2D search looks for a point so near to where it must fall."""
     likeness: float = 0.8
@@ -74,8 +77,8 @@ class Structure:
 
     def __post_init__(self) -> None:
         counts = (self.features, self.neighbours, self.retrieved, self.enough, self.strongest, self.covisible)
-        if min(counts) < 1 or self.least < 4 or self.reach < 0:
-            raise ValueError("features and pictures count from 1, least from 4, reach from 0")
+        if min(*counts, self.runs) < 1 or self.least < 4 or self.reach < 0:
+            raise ValueError("features, pictures and runs count from 1, least from 4, reach from 0")
         shares = (self.likeness, self.agreement)
         if not (0 < self.ratio <= 1 and 0 < self.contrast < 1 and all(0 <= share < 1 for share in shares)):
             raise ValueError("ratio, likeness, agreement and contrast lie between 0 and 1")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from placecell.families.structure.config import Structure
 from placecell.families.structure.near import Projected, farthest_px, projected
 from placecell.families.structure.places import Places, gaps, lists
 from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
-from placecell.pnp import PnP, refine_pnp, solve_pnp
+from placecell.pnp import PnP, halves, poses_of_halves, refine_pnp, scattered, solve_pnp
 from placecell.points import PointCloud
 from placecell.pose import Array, Pose
 from placecell.sift import Features, as_unit, match
@@ -37,6 +37,15 @@ _ONCE = 1.25
 """A prior whose points fall within so many times `radius_px` needs no correction first."""
 _FEWEST = 8
 """Points about a feature that are compared with it, at least."""
+
+
+class _Matched(NamedTuple):
+    """Points of the map and where they are on the query."""
+
+    points: Points
+    """(N,)."""
+    pixels: NDArray[np.floating]
+    """(N, 2)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +138,12 @@ class StructureMap:
             return best, needed
         near = self._around(points[best.inliers], order, query.camera, best.world_from_cam)
         found_points, chosen = self._guided(near, features, unit, self.family.radius_px)
-        more = self._refine(found_points, features.pixels[chosen], query, best.world_from_cam)
+        tried, refined = _Matched(points, pixels), _Matched(found_points, features.pixels[chosen])
+        more = self._refine(refined, query, best.world_from_cam)
         if more.count < best.count:
-            more = self._refine(points, pixels, query, best.world_from_cam)
-        return more, self.family.least
+            refined = tried
+            more = self._refine(refined, query, best.world_from_cam)
+        return self._doubted(more, tried, refined, query), self.family.least
 
     def _verified(self, features: Features, query: Query, prior: Estimate) -> PnP | None:
         """The pose near a prior on which enough matches agree; None where they do not."""
@@ -144,18 +155,22 @@ class StructureMap:
         order = self._likely(features)
         asked = order if self.vlad is None else order[:_PICTURES]
         near = self._visible(asked, camera, pose)
+        tried = None
         wide = farthest_px(self.points[near.points], camera, pose, prior.covariance, narrow)
         if wide > _ONCE * narrow:
             points, chosen = self._guided(near, features.strongest(_FIRST), unit, wide)
-            pixels, max_error_px = features.pixels[chosen], self.family.max_error_px
-            first = solve_pnp(self.points[points], pixels, camera, max_error_px=max_error_px, refine=False)
+            tried, max_error_px = _Matched(points, features.pixels[chosen]), self.family.max_error_px
+            first = solve_pnp(self.points[points], tried.pixels, camera, max_error_px=max_error_px, refine=False)
             if first.world_from_cam is None or first.count < self.family.least:
                 return None
             pose = first.world_from_cam
             near, wide = projected(near.points, self.points, camera, pose), narrow
         points, chosen = self._guided(near, features, unit, wide)
-        found = self._refine(points, features.pixels[chosen], query, pose)
-        return found if found.world_from_cam is not None and found.count >= self.family.enough else None
+        refined = _Matched(points, features.pixels[chosen])
+        found = self._refine(refined, query, pose)
+        if found.world_from_cam is None or found.count < self.family.enough:
+            return None
+        return self._doubted(found, tried or refined, refined, query)
 
     def _likely(self, features: Features) -> Points:
         """The pictures of the map, those most like the query first; all alike where the map cannot tell."""
@@ -180,16 +195,34 @@ class StructureMap:
             yield fresh, asking
             begin, step, asking = begin + step, 2 * step, slice(None)
 
-    def _refine(self, points: Points, pixels: NDArray[np.floating], query: Query, world_from_cam: Pose) -> PnP:
+    def _refine(self, matched: _Matched, query: Query, world_from_cam: Pose) -> PnP:
         """The pose and its covariance by matches whose points carry their own."""
         return refine_pnp(
-            self.points[points],
-            pixels,
+            self.points[matched.points],
+            matched.pixels,
             query.camera,
             world_from_cam,
-            point_covariance=self.places.covariance(points),
+            point_covariance=self.places.covariance(matched.points),
             max_error_px=self.family.max_error_px,
         )
+
+    def _doubted(self, found: PnP, tried: _Matched, refined: _Matched, query: Query) -> PnP:
+        """The answer with what `runs` RANSACs disagree on added to its covariance.
+
+        Each sees a half of the matches `tried` by RANSAC, and is refined, as the answer was, on a half of those that
+        were found around the answer. Where too few of these agree it found another place, and is left there.
+        """
+        more = self.family.runs - 1
+        if found.world_from_cam is None or found.count < self.family.least or not more:
+            return found
+        told, max_error_px = (self.points[tried.points], tried.pixels, query.camera), self.family.max_error_px
+        firsts = poses_of_halves(*told, runs=more, max_error_px=max_error_px)
+        others = []
+        for first, half in zip(firsts, halves(len(refined.points), more, seed=0), strict=False):
+            other = self._refine(_Matched(refined.points[half], refined.pixels[half]), query, first)
+            lost = other.world_from_cam is None or 2 * other.count < self.family.least
+            others.append(first if lost or other.world_from_cam is None else other.world_from_cam)
+        return scattered(found, others)
 
     def _covisible(self, order: Points) -> Points:
         """The pictures among which the 3D-to-2D search chooses."""

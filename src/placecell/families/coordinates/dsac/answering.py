@@ -16,7 +16,7 @@ from placecell.families.coordinates.dsac.optimum import errors, in_camera
 from placecell.families.coordinates.dsac.scores import ScoreNetwork
 from placecell.families.coordinates.dsac.shots import cell_pixels
 from placecell.families.coordinates.dsac.sights import Depths, Pixels, Sight
-from placecell.pnp import NOISE_PX, PnP, refine_pnp, solve_pnp
+from placecell.pnp import NOISE_PX, PnP, poses_of_halves, refine_pnp, scattered, solve_pnp
 from placecell.pose import Array, Pose
 from placecell.rigid import Rigid, refine_rigid, solve_rigid
 
@@ -41,6 +41,7 @@ def answered(
     *,
     seen_hw3: Array | None = None,
     stride: int = STRIDE,
+    runs: int = 1,
     seed: int = 0,
 ) -> PnP | Rigid:
     """The pose `map_from_cam` that most cells of a picture agree on, refined on all of these, with its covariance.
@@ -51,6 +52,7 @@ def answered(
 
     Args:
         seen_hw3: points in camera axes, NaN where there is no depth; without it poses are made by pixels.
+        runs: as in `solve_pnp`, of poses by pixels.
     """
     points, pixels = points_hw3.reshape(-1, 3), cell_pixels(camera, stride).reshape(-1, 2)
     score = getattr(network, "score", None)
@@ -63,7 +65,13 @@ def answered(
         seen = seen_hw3.reshape(-1, 3)
         known = np.isfinite(seen).all(axis=1)
         return _by_depth(points[known], seen[known], ransac.max_error, first, seed)
-    return _by_pixels(points, pixels, camera, ransac.max_error, first, seed)
+    found = _by_pixels(points, pixels, camera, ransac.max_error, first, seed)
+    if found.world_from_cam is None or runs == 1:
+        return found
+    noise_px = max(found.sigma_px, NOISE_PX)
+    told = points, pixels, camera
+    others = poses_of_halves(*told, runs=runs - 1, max_error_px=ransac.max_error, noise_px=noise_px, seed=seed)
+    return scattered(found, others)
 
 
 def best_by_score(

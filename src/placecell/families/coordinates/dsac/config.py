@@ -28,6 +28,7 @@ _LEAST = {
     "end_to_end_batch": 1,
     "hypotheses": 1,
     "frames": 0,
+    "runs": 1,
     "least": 4,
 }
 _POSITIVE = (
@@ -107,6 +108,9 @@ class Dsac:
     """A cell agrees with a pose when its reprojection error is below this, in pixels the network sees."""
     max_error_m: float = 0.1
     """With depth: when its coordinate is so near to where the depth has it."""
+    runs: int = 1
+    """RANSACs a picture; those after the first see a random half of the cells each, and their disagreement widens the
+    covariance. Without depth."""
     least: int = 30
     """Fewer agreeing cells are no answer."""
     validation: float = 0.0
@@ -132,6 +136,8 @@ class Dsac:
             raise ValueError("validation and average lie between 0 and 1")
         if self.rgbd and self.start != "depth":
             raise ValueError(f"rgbd learns from depth, not from {self.start}")
+        if self.rgbd and self.runs > 1:
+            raise ValueError("runs compares poses made of pixels; leave out runs or rgbd")
 
     def build(self, scene: Scene, *, device: str = "cpu", seed: int = 0, log: Log, work: Path | None = None) -> DsacMap:
         """Train on the posed training frames of the scene; `work` keeps what lets an interrupted training go on.

@@ -118,7 +118,8 @@ class DsacMap:
             known = int(np.isfinite(seen.points_cam).all(axis=-1).sum())
             if known < self.family.least:
                 return f"{known} cells have depth, {self.family.least} needed"
-        return answered(self.network, seen.points_anchor, camera, self.ransac, seen_hw3=seen.points_cam)
+        told = self.network, seen.points_anchor, camera, self.ransac
+        return answered(*told, seen_hw3=seen.points_cam, runs=self.family.runs)
 
     def coordinates(self, query: Query) -> Seen:
         """Where the cells of a picture lie."""
