@@ -42,6 +42,18 @@ def test_it_says_where_it_listens_and_how_to_ask(
     assert said.following[0] == "curl" and said.following[-1] == f"{address}/v1/localize?map=room.structure"
 
 
+def test_a_trajectory_is_read_before_it_listens(
+    served: list[Any], room_map_folder: Folder, placecell: Command, tmp_path: Path
+) -> None:
+    walk, folder = tmp_path / "walk.tum", room_map_folder("retrieval")
+    walk.write_text("0.1 1 2 3 0 0 0 1\n")
+    assert placecell("serve", folder, "--port", 0, "--trajectory", walk).code == 0
+    assert served[0].state.service.trajectory.text == walk.read_text()
+    walk.write_text("hello\n")
+    said = placecell("serve", folder, "--port", 0, "--trajectory", walk)
+    assert said.code == 1 and "walk.tum:1" in said.err and len(said.err.splitlines()) == 1
+
+
 def test_the_token_is_read_from_the_environment(
     served: list[Any], room_map_folder: Folder, placecell: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,21 @@ class TestStopped:
         assert "2 of 2 frames placed" in said.out and "3 dropped as the camera is faster" in said.out
         assert np.loadtxt(out)[:, 1].tolist() == [0, 1]
 
+    def test_a_camera_that_is_stopped_before_its_first_frame_leaves_nothing(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        room_map_folder: Callable[[str], Path],
+        placecell: Command,
+        tmp_path: Path,
+    ) -> None:
+        def followed(*_: object, **__: object) -> Iterator[tuple[Step, Estimate]]:
+            raise KeyboardInterrupt
+            yield  # a generator
+
+        monkeypatch.setattr("placecell.cli.track.followed", followed)
+        said = placecell("track", room_map_folder("retrieval"), "camera:0", "--out", tmp_path / "a.tum")
+        assert said.code == 130 and list(tmp_path.iterdir()) == []
+
     def test_a_camera_that_breaks_leaves_what_was_answered(
         self, stops: Callable[..., None], room_map_folder: Callable[[str], Path], placecell: Command, tmp_path: Path
     ) -> None:

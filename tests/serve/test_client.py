@@ -40,20 +40,17 @@ def test_it_brings_answers_as_estimates(url: str, tmp_path: Path) -> None:
 
 def test_what_was_accepted_is_answered_when_it_is_told_to_stop(echoing: dict[str, Served], echo: Echo) -> None:
     with running(echoing) as (url, server):
-        client, begun = Client(url), threading.Semaphore(0)
-
-        def slow() -> None:
-            begun.release()
-            time.sleep(0.1)
-
-        echo.before = slow
+        client, gate = Client(url), threading.Event()
+        echo.before = lambda: (gate.wait(30) and None) or None
         with ThreadPoolExecutor(6) as pool:
             asked = [pool.submit(client.localize, jpeg(64, 48)) for _ in range(6)]
-            begun.acquire()
-            while len(server.server_state.connections) < 6:
+            until = time.monotonic() + 20
+            while len(server.server_state.tasks) < 6 and time.monotonic() < until:
                 time.sleep(0.01)
             time.sleep(0.2)
             server.should_exit = True
+            time.sleep(0.3)  # it closes, and would have dropped them by now
+            gate.set()
             assert [one.result(30).world_from_cam is not None for one in asked] == [True] * 6
 
 

@@ -72,6 +72,14 @@ def test_what_is_wrong_with_one_does_not_touch_the_others(echoing: dict[str, Ser
     assert ["a", "b", "blank", "c", "d"] in echo.calls
 
 
+def test_no_more_wait_than_is_said(echoing: dict[str, Served], echo: Echo) -> None:
+    paths = [path(f"p{index}") for index in range(7)]
+    replies = asked(echoing, lambda web: behind_a_gate(web, echo, paths, {}), limits=Limits(queue=4))
+    assert [reply.status_code for reply in replies] == [200] * 4 + [503] * 3
+    assert {problem(reply) for reply in replies[4:]} == {(503, "busy")}
+    assert ["p0", "p1", "p2", "p3"] in echo.calls
+
+
 class Allergic(Echo):
     """A map that a picture of one name breaks."""
 

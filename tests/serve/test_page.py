@@ -134,7 +134,7 @@ class TestTrajectory:
         assert page.value("layers.route.xyz.length") == 6 * 28
 
     def test_it_plays_in_time_and_stops_at_the_end(self, page: Page, room_scene: Scene) -> None:
-        page.value("player.seek(0); find('speed').value = '5'; find('speed').dispatchEvent(new Event('change'))")
+        page.value("player.seek(0); find('speed').value = '1'; find('speed').dispatchEvent(new Event('change'))")
         page.click("#play")
         assert page.value("player.state.playing && find('play').getAttribute('aria-label')") == "pause"
         page.wait("player.state.at > 3 && player.state.at < 28")
@@ -160,7 +160,7 @@ class TestTrajectory:
             " while (player.state.at < 10) await new Promise((go) => setTimeout(go, 5));"
             " player.toggle(); return (performance.now() - began) / 1000; })()"
         )
-        assert passed == pytest.approx(1.1, abs=0.5)  # row 10 is frame 11, as TUM left out one
+        assert 0.95 < passed < 4  # 1.1 s, and what a busy machine adds; row 10 is frame 11, as TUM left out one
 
     def test_a_file_with_refusals_has_gaps_and_says_why(self, page: Page, room_scene: Scene, tmp_path: Path) -> None:
         (tmp_path / "walk.jsonl").write_text(jsonl(room_scene))

@@ -75,7 +75,8 @@ def track(
     except (KeyboardInterrupt, ImageError) as error:  # what has been answered by then counts
         stopped = error
     told.write()
-    if stopped is not None and not (camera is not None and isinstance(stopped, KeyboardInterrupt)):
+    ended = camera is not None and isinstance(stopped, KeyboardInterrupt) and told.frames > 0
+    if stopped is not None and not ended:
         raise stopped
     if format != "text":
         Terminal().say(told.made)  # the lines on standard output are for a program
@@ -91,11 +92,11 @@ class _Told:
 
     def __init__(self, format: Format, out: Path | None) -> None:
         self._format, self._out, self._rows = format, out, list[str]()
-        self._began, self._frames, self._placed, self._dropped = time.perf_counter(), 0, 0, 0
+        self._began, self.frames, self._placed, self._dropped = time.perf_counter(), 0, 0, 0
 
     def tell(self, step: Step, estimate: Estimate) -> None:
         """One frame."""
-        self._frames += 1
+        self.frames += 1
         self._placed += estimate.world_from_cam is not None
         self._dropped += step.dropped
         if self._out is not None and (row := line(step, estimate, _FORMATS[self._out.suffix])) is not None:
@@ -106,15 +107,15 @@ class _Told:
 
     def write(self) -> None:
         """The file, whole, unless there was nothing to answer."""
-        if self._out is not None and self._frames:
+        if self._out is not None and self.frames:
             atomic.write_text(self._out, "".join(f"{row}\n" for row in self._rows))
 
     @property
     def made(self) -> str:
         """How many frames, and how fast."""
-        pace = self._frames / (time.perf_counter() - self._began)
+        pace = self.frames / (time.perf_counter() - self._began)
         dropped = f", {self._dropped} dropped as the camera is faster" if self._dropped else ""
-        return f"{self._placed} of {self._frames} frames placed, {pace:.1f} frames/s{dropped}"
+        return f"{self._placed} of {self.frames} frames placed, {pace:.1f} frames/s{dropped}"
 
 
 def _camera_of(source: Path | None, camera: int | None, every: int) -> int | None:

@@ -279,7 +279,7 @@ function drawRider(row) {
   const lens = { width, height, fx, fy: fx, cx: width / 2, cy: height / 2 };
   const lines = row.t ? frustum({ ...row, camera: lens }, view.radius * 0.13) : [];
   const round = row.t && row.covariance ? ellipsoid(row, magnification(row)) : [];
-  fill(layers.rider, lines, repeat(cssColour("--accent"), lines.length / 3));
+  fill(layers.rider, lines, repeat(cssColour("--s4"), lines.length / 3)); // no answer to a photo
   fill(layers.around, round, repeat(ORANGE, round.length / 3));
   if (row.t && find("ride").checked) camera.lookFrom(row.t, unit(turned(rotation(row.quat_wxyz), [0, 0, 1])));
   draw();
