@@ -60,7 +60,7 @@ BUILT: dict[str, Built] = {
     "coordinates": Built(Coordinates(weights=str(WEIGHTS), validation=HELD)),
     **{f"aleatoric-{seed}": Built(Regression(**COMMON), seed) for seed in SEEDS},
     **{f"dropout-{seed}": Built(Regression(**COMMON, dropout=0.2, passes=40), seed) for seed in SEEDS[:2]},
-    "default": Built(Regression(weights=str(WEIGHTS), devices=2, epochs=100.0)),
+    "default": Built(Regression(weights=str(WEIGHTS), devices=2, epochs=70.0)),
 }
 COMBINED: dict[str, tuple[str, ...]] = {
     "ensemble": tuple(f"aleatoric-{seed}" for seed in SEEDS),
