@@ -54,6 +54,21 @@ class TestFit:
         sure = [(e.confidence or 0) >= calibration.accept_at for e in asked(calibration, own(500, seed=4))]
         assert 0.3 < np.mean(sure) < 1
 
+    def test_confidence_to_accept_at_is_judged_by_sequences_that_did_not_make_it(self) -> None:
+        """In one of two sequences every second answer is 8 cm further off, however sure it is."""
+
+        def seen(index: int, item: Answered) -> Answered:
+            name = f"s{index % 2}"
+            if name == "s1" and index % 4 == 1 and item.truth is not None:
+                item = item._replace(truth=item.truth @ Pose.exp([0, 0, 0, 0.08, 0, 0]))
+            return item._replace(sequence=name)
+
+        told = [seen(index, item) for index, item in enumerate(own(800))]
+        blind = fit_calibration([item._replace(sequence="") for item in told])
+        assert fit_calibration(told).accept_at == 1.0 > blind.accept_at
+        like = fit_calibration([item._replace(sequence=f"s{i % 2}") for i, item in enumerate(own(800))])
+        assert like.accept_at == pytest.approx(fit_calibration(own(800)).accept_at, abs=0.02)
+
     def test_elsewhere_is_not_familiar(self, calibration: Calibration) -> None:
         here = [e.familiarity for e in asked(calibration, own(500, seed=3))]
         away = [e.familiarity for e in asked(calibration, lost(500, seed=8, elsewhere=True))]

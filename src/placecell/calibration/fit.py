@@ -136,7 +136,8 @@ def fit_calibration(
     scale = fit_scale(_raw(scaled))
     conformal, held = _radii(scaled, coverage)
     ours, worse = (_Judged.of(group, scale, threshold) for group in (scaled, hard))
-    confidence = fit_confidence(*ours.joined(worse))
+    judged = ours.joined(worse)
+    confidence = fit_confidence(judged.evidence, judged.hits)
     return Calibration(
         threshold=threshold,
         typical=usual,
@@ -201,17 +202,24 @@ class _Judged(NamedTuple):
     """(N, K)."""
     hits: Array
     """(N,) 1 where the answer is below the threshold."""
+    sequences: NDArray[np.str_]
+    """(N,), empty for pictures of elsewhere."""
 
     @classmethod
     def of(cls, items: Sequence[Answered], scale: Scale, threshold: Threshold) -> _Judged:
         hits = [is_hit(item.estimate, item.truth, threshold) for item in items]
-        return cls(scale.evidence(_raw(items)), np.array(hits, dtype=np.float64))
+        names = np.array([item.sequence for item in items], dtype=np.str_)
+        return cls(scale.evidence(_raw(items)), np.array(hits, dtype=np.float64), names)
 
     def joined(self, other: _Judged) -> _Judged:
-        return _Judged(np.concatenate([self.evidence, other.evidence]), np.concatenate([self.hits, other.hits]))
+        return _Judged(
+            np.concatenate([self.evidence, other.evidence]),
+            np.concatenate([self.hits, other.hits]),
+            np.concatenate([self.sequences, other.sequences]),
+        )
 
     def kept(self, mask: NDArray[np.bool_]) -> _Judged:
-        return _Judged(self.evidence[mask], self.hits[mask])
+        return _Judged(self.evidence[mask], self.hits[mask], self.sequences[mask])
 
 
 def _radii(scaled: Sequence[Answered], coverage: float) -> tuple[Conformal, LeftOut | None]:
@@ -228,8 +236,19 @@ def _radii(scaled: Sequence[Answered], coverage: float) -> tuple[Conformal, Left
 def _accept_at(confidence: Confidence, usual: _Judged, worse: _Judged, away: NDArray[np.bool_]) -> float:
     """Pictures of elsewhere may come among those as taken and among the damaged ones: each has to bear them."""
     groups = [usual] + ([damaged] if len((damaged := worse.kept(~away)).hits) else [])
-    mixed = [group.joined(worse.kept(away)) for group in groups]
-    return accept_at([(confidence.apply(group.evidence), group.hits) for group in mixed])
+    mixed, judged = [group.joined(worse.kept(away)) for group in groups], usual.joined(worse)
+    return accept_at([(_foreseen(confidence, judged, group), group.hits) for group in mixed])
+
+
+def _foreseen(confidence: Confidence, judged: _Judged, group: _Judged) -> Array:
+    """(N,) the confidence of each answer of a group by what the other sequences teach: what is accepted later is of a
+    sequence that taught nothing, and neighbours that are wrong together are foreseen by none of the others."""
+    found = confidence.apply(group.evidence)
+    names = set(judged.sequences.tolist()) - {""}
+    for name in names if len(names) > 1 else ():
+        own, rest = group.sequences == name, judged.kept(np.asarray(judged.sequences != name, dtype=bool))
+        found[own] = fit_confidence(rest.evidence, rest.hits).apply(group.evidence[own])
+    return found
 
 
 def _raw(items: Sequence[Answered]) -> Array:
