@@ -73,7 +73,7 @@ BUILT: dict[str, Regression] = {
         optimizer="adamw",
         learning_rate=3e-4,
         schedule="onecycle",
-        epochs=4.0,
+        epochs=10.0,
         batch=32,
         validation=0.0,
     ),
