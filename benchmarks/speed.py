@@ -102,7 +102,9 @@ def photos(scene: Scene) -> dict[str, bytes]:
     return {"bytes": path.read_bytes(), "1080p": jpeg_of(np.asarray(large, np.uint8), 90)}
 
 
-def from_bytes(localizer: Localizer, folder: Path, scene: Scene, runs: int = RUNS) -> dict[str, dict[str, float]]:
+def from_bytes(
+    localizer: Localizer, folder: Path, pictures: dict[str, bytes], runs: int = RUNS
+) -> dict[str, dict[str, float]]:
     """From the content of a JPEG to a pose, by the way that the service goes."""
     camera, limits = camera_of_map(load_info(folder)), Limits()
 
@@ -110,7 +112,7 @@ def from_bytes(localizer: Localizer, folder: Path, scene: Scene, runs: int = RUN
         query, _ = query_of(Sent("photo", content, {}), camera, localizer, limits)
         localizer.localize([query])
 
-    return {key: timed(lambda content=content: place(content), runs) for key, content in photos(scene).items()}
+    return {key: timed(lambda content=content: place(content), runs) for key, content in pictures.items()}
 
 
 def accuracy(localizer: Localizer, scene: Scene) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def network_rows(name: str, folder: Path, scene: Scene) -> None:
         row = {"engine": "torch eager", "precision": "fp32", "gmac": work, "mb": map_bytes(folder) / 1e6}
         keep(
             f"{name}-torch-eager",
-            {**row, "model": model, **from_bytes(localizer, folder, scene), **accuracy(localizer, scene)},
+            {**row, "model": model, **from_bytes(localizer, folder, photos(scene)), **accuracy(localizer, scene)},
         )
     if known(f"{name}-torch-compile") is None:
         compiled = torch.compile(graph.network)
@@ -183,7 +185,7 @@ def network_rows(name: str, folder: Path, scene: Scene) -> None:
             images = picture.numpy()
             row = {"engine": kind, "precision": precision, "gmac": work, "mb": map_bytes(out) / 1e6}
             row |= {"model": timed(partial(found.engine.run, images)), "parity": exported.told["parity"]}
-            keep(row_name, {**row, **from_bytes(found, out, scene), **accuracy(found, scene)})
+            keep(row_name, {**row, **from_bytes(found, out, photos(scene)), **accuracy(found, scene)})
 
 
 def dense_rows(name: str, folder: Path, scene: Scene) -> None:
@@ -194,8 +196,9 @@ def dense_rows(name: str, folder: Path, scene: Scene) -> None:
             found = replace(found, family=replace(found.family, inference=inference))
             told = "128 windows" if inference == "dense" else "128 windows, one pass"
             row = {"engine": f"torch eager, {told}", "precision": "fp32", "mb": map_bytes(folder) / 1e6}
-            runs = 20 if inference == "dense" else RUNS
-            keep(f"{name}-{inference}", {**row, **from_bytes(found, folder, scene, runs), "runs": runs})
+            runs = 20 if inference == "dense" else RUNS  # seconds each
+            times = from_bytes(found, folder, {"bytes": photos(scene)["bytes"]}, runs)
+            keep(f"{name}-{inference}", {**row, **times, "runs": runs})
 
 
 def built(name: str, folder: Path, scene: Scene) -> None:
@@ -212,7 +215,7 @@ def structure_row(folder: Path, scene: Scene) -> None:
     if known("structure") is None:
         localizer = load_map(folder)
         row = {"engine": "as it is", "precision": "", "mb": map_bytes(folder) / 1e6}
-        keep("structure", {**row, **from_bytes(localizer, folder, scene), **accuracy(localizer, scene)})
+        keep("structure", {**row, **from_bytes(localizer, folder, photos(scene)), **accuracy(localizer, scene)})
 
 
 def install_row() -> None:
@@ -305,7 +308,7 @@ def measure(maps: dict[str, Path], requests: int, soak: int) -> None:
     served = next((EXPORTS / f"{name}-int8.map" for name in maps if (EXPORTS / f"{name}-int8.map").is_dir()), None)
     if known("service") is None and served is not None:
         found = service_figures(served, photos(scene)["bytes"], requests, soak)
-        bare = from_bytes(load_map(served), served, scene)["bytes"]
+        bare = from_bytes(load_map(served), served, photos(scene))["bytes"]
         keep("service", {"map": served.name, **found, "bare": bare})
     if known("install") is None:
         install_row()
