@@ -73,6 +73,57 @@ class Answer(BaseModel):
     timings: dict[str, float]
 
 
+class RosStamp(BaseModel):
+    """When it was answered."""
+
+    sec: int
+    nanosec: int
+
+
+class RosHeader(BaseModel):
+    """When, and in which frame."""
+
+    stamp: RosStamp
+    frame_id: str = Field(description="the map")
+
+
+class RosPoint(BaseModel):
+    """The camera's centre."""
+
+    x: float
+    y: float
+    z: float
+
+
+class RosQuaternion(RosPoint):
+    """The rotation of world_from_cam, w last."""
+
+    w: float
+
+
+class RosPose(BaseModel):
+    """Of the optical frame of the camera."""
+
+    position: RosPoint
+    orientation: RosQuaternion
+
+
+class RosPoseWithCovariance(BaseModel):
+    """A pose, and how sure it is."""
+
+    pose: RosPose
+    covariance: list[float] = Field(
+        min_length=36, max_length=36, description="6x6, x y z and rotation about the world's axes; -1 first: not known"
+    )
+
+
+class RosAnswer(BaseModel):
+    """The answer to shape=ros: `geometry_msgs/PoseWithCovarianceStamped`."""
+
+    header: RosHeader
+    pose: RosPoseWithCovariance
+
+
 class ProblemText(BaseModel):
     """What was wrong."""
 

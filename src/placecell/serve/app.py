@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,7 +64,10 @@ def make_app(
         redoc_url=None,
     )
     app.state.service = service
-    app.include_router(routes.router)
+    # It only describes the token; `Service.admit` judges it.
+    bearer = [] if token is None else [Security(HTTPBearer(auto_error=False, description="the token of the service"))]
+    app.include_router(routes.router, dependencies=bearer)
+    app.include_router(routes.health_router)
     app.include_router(page.router)
     app.add_middleware(KnownHosts, hosts=hosts)
     app.add_middleware(Counted, service=service)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from placecell.serve.answers import Answer, ProblemShape, UnreadPicture
+from placecell.serve.answers import Answer, ProblemShape, RosAnswer, UnreadPicture
 from placecell.serve.body import body_of, pictures_in
 from placecell.serve.desk import Asked
 from placecell.serve.limits import Problem
@@ -15,6 +15,9 @@ from placecell.serve.pictures import Sent
 from placecell.serve.service import Service
 
 router = APIRouter()
+"""What the token is asked for, where there is one."""
+health_router = APIRouter()
+"""What anybody may ask."""
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemShape, "description": text}
@@ -28,12 +31,22 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         503: "busy, closing, or too slow: come back later",
     }.items()
 }
+# A model would be described as the text that the route answers with otherwise.
+_NO_TOKEN = {
+    "description": _PROBLEMS[401]["description"],
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ProblemShape"}}},
+}
 _FILE = {"type": "string", "format": "binary"}
 _ONE = {"type": "object", "properties": {"image": _FILE}, "required": ["image"]}
-_SEVERAL = {"type": "object", "properties": {"image": {"type": "array", "items": _FILE}}, "required": ["image"]}
+_FILES = {"type": "array", "items": _FILE, "minItems": 1}
+_SEVERAL = {"type": "object", "properties": {"image": _FILES}, "required": ["image"]}
 _RAW = {kind: {"schema": _FILE} for kind in ("image/jpeg", "image/png", "image/webp", "application/octet-stream")}
 
-Pixels = Annotated[float | None, Query(description="pixels of the upright picture", examples=[525.5])]
+# An example for this one alone: those of all parameters are tried together, and the others exclude it.
+FocalLength = Annotated[
+    float | None, Query(description="focal length in pixels of the upright picture; without fx", examples=[525.5])
+]
+Pixels = Annotated[float | None, Query(description="pixels of the upright picture; fx, or fx with any of fy, cx, cy")]
 MapName = Annotated[str | None, Query(alias="map", description="which map, where several are served")]
 
 
@@ -45,13 +58,13 @@ def _service(request: Request) -> Service:
 
 @router.post(
     "/v1/localize",
-    responses={200: {"model": Answer}, **_PROBLEMS},
+    responses={200: {"model": Answer | RosAnswer}, **_PROBLEMS},
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _ONE}, **_RAW}}},
 )
 async def localize(
     request: Request,
     map_name: MapName = None,
-    focal_px: Pixels = None,
+    focal_px: FocalLength = None,
     fx: Pixels = None,
     fy: Pixels = None,
     cx: Pixels = None,
@@ -78,7 +91,7 @@ async def localize(
     responses={200: {"model": list[Answer | UnreadPicture]}, **_PROBLEMS},
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _SEVERAL}}}},
 )
-async def localize_batch(request: Request, map_name: MapName = None, focal_px: Pixels = None) -> JSONResponse:
+async def localize_batch(request: Request, map_name: MapName = None, focal_px: FocalLength = None) -> JSONResponse:
     """Where several pictures were taken: an answer each, in order; one that cannot be read is its `error`."""
     service = _service(request)
     served = service.map_of(map_name)
@@ -99,13 +112,13 @@ async def maps(request: Request) -> list[dict[str, Any]]:
     return [served.told for served in _service(request).maps.values()]
 
 
-@router.get("/health")
+@health_router.get("/health")
 async def health() -> dict[str, str]:
     """Whether the process answers at all."""
     return {"status": "ok"}
 
 
-@router.get("/ready", responses={503: _PROBLEMS[503]})
+@health_router.get("/ready", responses={503: _PROBLEMS[503]})
 async def ready(request: Request) -> dict[str, str]:
     """Whether maps are read and warm, and the queue has room."""
     service: Service = request.app.state.service
@@ -116,7 +129,7 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses={401: _PROBLEMS[401]})
+@router.get("/metrics", response_class=PlainTextResponse, responses={401: _NO_TOKEN})
 async def metrics(request: Request) -> PlainTextResponse:
     """Counters and times as Prometheus reads them."""
     service = _service(request)
