@@ -25,6 +25,8 @@ _QUANTISED = ("Conv", "MatMul", "Gemm")
 """Layers that can be kept in floating point one by one."""
 _BESIDE = ("Add", "Clip", "Relu", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool")
 """What stands between them and would otherwise go to floating point and back."""
+_LAYERS = {"Conv", "Relu", "Clip"}
+"""What the numbers of a layer come from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +88,23 @@ class Ranges:
                 activation_qType=QuantType.QUInt8,
                 tensors_range=self.ranges,
                 nodes_to_quantize=[] if only is None else [only],
-                nodes_to_exclude=list(kept),
+                nodes_to_exclude=[*kept, *self._joins],
                 op_types_to_quantize=[*_QUANTISED, *(_BESIDE if only is None else ())],
                 extra_options={},
             )
             quantizer.quantize_model()
         return quantizer.model.model
+
+    @property
+    def _joins(self) -> list[str]:
+        """Nodes that join what does not come straight from layers: OpenVINO 2026.4 dies of these in eight bits when maps
+        of several strides are among them."""
+        made_by = {name: node.op_type for node in self.model.graph.node for name in node.output}
+        return [
+            node.name
+            for node in self.model.graph.node
+            if node.op_type == "Concat" and not {made_by.get(name, "") for name in node.input} <= _LAYERS
+        ]
 
     def _mended(self, layers: Collection[str]) -> Any:
         """A copy of the model whose convolutions say in the mean what they say before their weights are rounded.
