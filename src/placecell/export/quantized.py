@@ -97,8 +97,8 @@ class Ranges:
 
     @property
     def _joins(self) -> list[str]:
-        """Nodes that join what does not come straight from layers: OpenVINO 2026.4 dies of these in eight bits when maps
-        of several strides are among them."""
+        """Nodes that join what does not come straight from layers: OpenVINO 2026.4 dies of these in eight bits, where
+        maps of several strides are among them."""
         made_by = {name: node.op_type for node in self.model.graph.node for name in node.output}
         return [
             node.name
