@@ -31,6 +31,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # An answer leaves in two pieces. Held back until the first is acknowledged, the second comes 40 ms later;
+        # asyncio prevents that for sockets of its own making alone.
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise PlacecellError(f"{host}: no address to listen at ({error.strerror}); choose another --host") from error
     try:
