@@ -15,8 +15,9 @@ setup: $(DEV_READY)
 demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(RUN_READY))
 	$(BIN)/placecell demo demo/
 
+# Two processes of a thread each: more threads than cores spin for one another.
 test: setup
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .
