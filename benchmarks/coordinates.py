@@ -19,8 +19,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets i
 
 import argparse
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +30,7 @@ import numpy as np
 import torch
 from core import answers, kitchen
 from page import ROOT, markdown, put
-from rows import THREADS, WEIGHTS, flags, measured, record, shown
+from rows import THREADS, WEIGHTS, build, flags, measured, record, shown
 
 from placecell.catalog import load_map
 from placecell.families.coordinates.config import Coordinates
@@ -43,7 +41,6 @@ from placecell.scene import Scene
 TABLE = "coordinates"
 MAPS = ROOT / "bench" / "coordinates"
 """Where maps are kept for the other benchmarks."""
-PLACECELL = Path(sys.executable).with_name("placecell")
 DEFAULT: dict[str, Any] = {"weights": str(WEIGHTS)}
 SHOWN = ("1cm/1deg", "2cm/2deg", "5cm/5deg", "10cm/5deg")
 HEADER = ("map", "frames", "answered", "cm", "deg", *SHOWN, "MB", "of it encoder", "build min", "ms/frame", "p95")
@@ -95,7 +92,7 @@ def measure(name: str, row: Row, labels: str) -> None:
     with TemporaryDirectory() as folder:
         scene.save(place := Path(folder) / "scene")
         start = time.perf_counter()
-        subprocess.run([PLACECELL, "build", place, made, row.family.name, *flags(row.family)], check=True)
+        build(place, made, row.family)
     kept: dict[str, Any] = {"minutes": (time.perf_counter() - start) / 60, "map_mb": map_bytes(made) / 1e6}
     asked: Any = load_map(made)
     kept |= {"told": row.told, "frames": len(scene.split("train").posed), "flags": flags(row.family, weights=False)}

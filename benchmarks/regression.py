@@ -18,8 +18,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets i
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -32,7 +30,7 @@ import numpy as np
 import torch
 from core import answers, kitchen
 from page import markdown, put
-from rows import THREADS, WEIGHTS, flags, measured, record, shown
+from rows import THREADS, WEIGHTS, build, flags, measured, record, shown
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -54,7 +52,6 @@ from placecell.scene import Frame
 T = TypeVar("T")
 WARM, STEPS = 10, 70
 TABLE = "regression"
-PLACECELL = Path(sys.executable).with_name("placecell")
 SHOWN = ("5cm/5deg", "25cm/10deg")
 HEADER = ("system", "encoder", "cm", "deg", *SHOWN, "parameters", "map MB", "training min", "ms/frame")
 
@@ -124,7 +121,7 @@ def measure(name: str, row: Row, labels: str) -> None:
         place, made = Path(folder) / "scene", Path(folder) / "pose.map"
         scene.save(place)
         start = time.perf_counter()
-        subprocess.run([PLACECELL, "build", place, made, "regression", *flags(row.settings)], check=True)
+        build(place, made, row.settings)
         minutes, size = (time.perf_counter() - start) / 60, map_bytes(made) / 1e6
         for inference in row.inferences:
             asked: Any = load_map(made)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +21,14 @@ from placecell.scene import Scene
 
 MEASURED = ROOT / "benchmarks" / "measured"
 WEIGHTS = Path(os.environ.get("PLACECELL_WEIGHTS", DATA.parent / "weights")) / "mobilenet_v2_imagenet.safetensors"
+PLACECELL = Path(sys.executable).with_name("placecell")
 THREADS = int(os.environ.get("OMP_NUM_THREADS", 2))
+
+
+def build(scene: Path, made: Path, settings: Any, seed: int = 0) -> None:
+    """What `placecell build` makes of a scene folder with these settings."""
+    words = [scene, made, settings.name, *flags(settings), "--seed", str(seed)]
+    subprocess.run([PLACECELL, "build", *words], check=True)
 
 
 def record(table: str, name: str, labels: str, scene: Scene, estimates: Sequence[Estimate], kept: Any) -> None:

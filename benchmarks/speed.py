@@ -36,8 +36,8 @@ import numpy as np
 import torch
 from core import answers, judged, kitchen
 from page import ROOT, markdown, put, stamp
-from rows import MEASURED, THREADS, WEIGHTS, flags
-from speed_service import PLACECELL, service_figures, service_lines
+from rows import MEASURED, THREADS, WEIGHTS, build
+from speed_service import service_figures, service_lines
 
 from placecell.atomic import write_text
 from placecell.catalog import load_map
@@ -206,8 +206,7 @@ def built(name: str, folder: Path, scene: Scene) -> None:
     print(f"building {name}", flush=True)
     with TemporaryDirectory() as place:
         scene.save(Path(place) / "kitchen")
-        words = [str(Path(place) / "kitchen"), str(folder), "regression", *flags(BUILT[name])]
-        subprocess.run([PLACECELL, "build", *words], check=True)
+        build(Path(place) / "kitchen", folder, BUILT[name])
 
 
 def structure_row(folder: Path, scene: Scene) -> None:

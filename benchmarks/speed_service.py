@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 import numpy as np
 from page import markdown
-from rows import THREADS
+from rows import PLACECELL, THREADS
 
 from placecell.errors import PlacecellError
 
 CLIENTS = (1, 4, 16, 64)
-PLACECELL = Path(sys.executable).with_name("placecell")
 
 
 class Running:

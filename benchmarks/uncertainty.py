@@ -38,7 +38,7 @@ from uncertainty_page import MEASURED, known, page
 from placecell.atomic import write_text
 from placecell.catalog import load_map
 from placecell.cli.localize import photos_at
-from placecell.combine.calibrated import Calibrated, nearness
+from placecell.combine.calibrated import Calibrated, localized
 from placecell.combine.calibrating import Candidate, answers
 from placecell.damage import LEVELS, Kind, damaged
 from placecell.errors import PlacecellError
@@ -80,8 +80,7 @@ class Exam:
         stated, calibrated = [], []
         for frame in self.scene.split("test").posed:
             query = load_query(self.scene, frame, depth=self.found.wants_depth)
-            answer = self.found.localizer.localize([query])
-            near = nearness(self.found.localizer, self.found.known, [query])
+            answer, near = localized(self.found.localizer, self.found.known, [query])
             stated += answer
             calibrated += self.found.calibration.apply(answer, near)
         return stated, calibrated

@@ -7,10 +7,7 @@ itself; structure, which holds out none, by maps built without a third of the se
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +17,7 @@ import numpy as np
 from core import kitchen
 from numpy.typing import NDArray
 from page import ROOT
-from rows import WEIGHTS, flags
+from rows import WEIGHTS, build
 
 from placecell.calibration.file import read_calibration
 from placecell.catalog import load_map
@@ -37,7 +34,6 @@ from placecell.localizer import Localizer, load_info, map_fingerprint
 from placecell.scene import Scene
 
 KEPT = ROOT / "bench" / "uncertainty"
-PLACECELL = Path(sys.executable).with_name("placecell")
 LABELS = "sfm"
 FOLDS = 3
 HELD = 0.3
@@ -136,9 +132,8 @@ def folder_of(name: str) -> Path:
     if not (scene / "scene.json").is_file():
         shutil.rmtree(scene, ignore_errors=True)
         place().save(scene)
-    words = [*flags(built.settings), "--seed", str(built.seed)]
     print(f"building {name}", flush=True)
-    subprocess.run([PLACECELL, "build", scene, folder, built.settings.name, *words], check=True, env=os.environ)
+    build(scene, folder, built.settings, built.seed)
     return folder
 
 

@@ -11,7 +11,7 @@ import poselib
 from numpy.typing import NDArray
 
 from placecell.camera import Camera
-from placecell.pose import Array, Pose
+from placecell.pose import Array, Pose, scatter
 
 Mask = NDArray[np.bool_]
 Noise = float | NDArray[np.float64]
@@ -82,11 +82,13 @@ def solve_pnp(
         return PnP(None, np.zeros(len(image), dtype=bool), None, float("nan"))
     if refine:
         found = refine_pnp(points, image, camera, first, max_error_px=max_error_px, noise_px=noise_px)
+        if runs == 1 or found.world_from_cam is None:
+            return found
         others = poses_of_halves(
             points,
             image,
             camera,
-            runs=runs - 1 if found.world_from_cam is not None else 0,
+            runs=runs - 1,
             max_error_px=max_error_px,
             confidence=confidence,
             noise_px=noise_px,
@@ -155,10 +157,7 @@ def scattered(found: PnP, others: Sequence[Pose]) -> PnP:
     """
     if found.world_from_cam is None or found.covariance is None or not others:
         return found
-    back = found.world_from_cam.inv
-    off = np.array([(back @ other).log() for other in others])
-    scatter = off.T @ off / len(off)
-    return replace(found, covariance=found.covariance + (scatter + scatter.T) / 2)
+    return replace(found, covariance=found.covariance + scatter(others, found.world_from_cam))
 
 
 def refine_pnp(

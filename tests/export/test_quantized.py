@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from conftest import Remembering
-from placecell.export.quantized import Ranges, ladder, outputs_of, rounded, suffering
+from placecell.export.quantized import Ranges, ladder, rounded, suffering
+
+
+def outputs_of(model: Any, pictures: list[Any]) -> list[Any]:
+    """What a model says of pictures that are all of one size."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    runs = [session.run(None, {"images": picture}) for picture in pictures]
+    return [np.concatenate(parts).astype(np.float32) for parts in zip(*runs, strict=True)]
 
 
 def model_of(weights: list[Any], *, biases: bool = False) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,14 +48,16 @@ def fit_conformal(errors: ArrayLike, sigma: ArrayLike, coverage: float) -> Confo
     return Conformal(coverage, distance, angle)
 
 
-class Range(NamedTuple):
+@dataclass(frozen=True)
+class Range:
     """Of shares."""
 
     least: float
     most: float
 
 
-class LeftOut(NamedTuple):
+@dataclass(frozen=True)
+class LeftOut:
     """For which shares of one sequence the radii hold that the others make: how far a promise about single pictures
     drawn at random goes for pictures that come as neighbours."""
 

@@ -35,8 +35,6 @@ def files_of(calibration: Calibration, known: Neighbourhood | None, map_folder: 
     """The files of a calibration by name, of the map in a folder."""
     row: dict[str, Any] = {"format": FORMAT, "map": map_fingerprint(map_folder), **asdict(calibration)}
     row["threshold"] = calibration.threshold._asdict()
-    if (held := calibration.left_out) is not None:
-        row["left_out"] = {**held._asdict(), "distance": held.distance._asdict(), "angle": held.angle._asdict()}
     if known is not None:
         row["usual_distance"] = known.usual
     files = {NAME: (json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()}

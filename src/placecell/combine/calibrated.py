@@ -37,13 +37,8 @@ class Calibrated:
 
     def localize(self, queries: Sequence[Query]) -> list[Estimate]:
         """The map's answers with scaled covariances, radii, confidence and familiarity."""
-        if self.known is not None and isinstance(self.localizer, SeenAtOnce):
-            found, vectors = self.localizer.localize_seen(queries)
-            near: Array | None = self.known.nearness(vectors)
-        else:
-            found = self.localizer.localize(queries)
-            near = nearness(self.localizer, self.known, queries)
-        return [self._accepted(estimate) for estimate in self.calibration.apply(found, near)]
+        found = self.calibration.apply(*localized(self.localizer, self.known, queries))
+        return [self._accepted(estimate) for estimate in found]
 
     def _accepted(self, estimate: Estimate) -> Estimate:
         sure = estimate.confidence or 0.0
@@ -74,12 +69,19 @@ class Calibrated:
         return cls(catalog.load_map(folder, device=device, calibrated=False), calibration, known)
 
 
-def nearness(localizer: Localizer, known: Neighbourhood | None, queries: Sequence[Query]) -> Array | None:
-    """(N,) how near pictures are to the training pictures as the map sees them; None of maps that see no vectors."""
+def localized(
+    localizer: Localizer, known: Neighbourhood | None, queries: Sequence[Query]
+) -> tuple[list[Estimate], Array | None]:
+    """A map's own answers, and (N,) how near the pictures are to the training pictures as it sees them.
+
+    The latter is None of maps that see no vectors.
+    """
+    if known is not None and isinstance(localizer, SeenAtOnce):
+        found, vectors = localizer.localize_seen(queries)
+        return found, known.nearness(vectors)
     seer = seer_of(localizer)
-    if known is None or seer is None:
-        return None
-    return known.nearness(seer.pose_features(queries))
+    near = None if known is None or seer is None else known.nearness(seer.pose_features(queries))
+    return localizer.localize(queries), near
 
 
 def seer_of(localizer: Localizer) -> PoseFeatures | None:

@@ -13,7 +13,7 @@ import numpy as np
 from placecell import catalog
 from placecell.calibration.features import MOST, Neighbourhood, neighbourhood
 from placecell.calibration.fit import COVERAGE, METRIC_THRESHOLD, Answered, fit_calibration
-from placecell.combine.calibrated import Calibrated, nearness, seer_of
+from placecell.combine.calibrated import Calibrated, localized, seer_of
 from placecell.damage import LEVELS, Kind, damaged, truth
 from placecell.errors import ImageError, MapError
 from placecell.estimate import Query
@@ -254,8 +254,8 @@ def answers_elsewhere(
 
 def answered(localizer: Localizer, known: Neighbourhood | None, query: Query) -> Answered:
     """One answer, its truth left open."""
-    near = nearness(localizer, known, [query])
-    return Answered(localizer.localize([query])[0], None, float("nan") if near is None else float(near[0]))
+    (found,), near = localized(localizer, known, [query])
+    return Answered(found, None, float("nan") if near is None else float(near[0]))
 
 
 def _loaded(load: Callable[[], Query], log: Log) -> Query | None:

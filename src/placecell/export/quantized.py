@@ -186,14 +186,6 @@ def ladder(costs: dict[str, float]) -> Iterator[list[str]]:
         yield ranked[:count]
 
 
-def outputs_of(model: Any, pictures: Pictures) -> list[NDArray[np.float32]]:
-    """What a model says of pictures that are all of one size."""
-    session = _session(model)
-    name = session.get_inputs()[0].name
-    runs = [session.run(None, {name: picture}) for picture in pictures]
-    return [np.concatenate(parts).astype(np.float32) for parts in zip(*runs, strict=True)]
-
-
 def _session(model: Any) -> Any:
     import onnxruntime
 
