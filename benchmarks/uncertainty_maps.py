@@ -1,13 +1,15 @@
 """The maps whose uncertainty is measured: how they are built, what is made of them, and their calibration.
 
-They stay in bench/uncertainty/, so that a stopped benchmark goes on. Regression and coordinates hold out two of the
-seven training sequences, which they are calibrated on, the regression map called default one of them, as it does by
-itself; structure, which holds out none, by maps built without a third of the sequences each.
+They stay in bench/uncertainty/, so that a stopped benchmark goes on. A test sequence is 100 frames that are missing
+between two that are there, so what maps are calibrated on is the same: 100 frames from the middle of two training
+sequences that follow each other, with fifty on either side. Three such gaps are there. Regression and coordinates hold
+out two of them in one training; structure, which holds out none, is calibrated by three maps without one gap each.
 """
 
 from __future__ import annotations
 
 import shutil
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from placecell.calibration.file import read_calibration
 from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.combine.calibrated import Calibrated, write_calibration
-from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold
+from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold, part_of
 from placecell.combine.ensemble import Ensemble
 from placecell.estimate import Estimate, Query
 from placecell.families.coordinates.config import Coordinates
@@ -35,12 +37,14 @@ from placecell.scene import Scene
 
 KEPT = ROOT / "bench" / "uncertainty"
 LABELS = "sfm"
-FOLDS = 3
+GAPS = ((50, 150), (250, 350), (450, 550))
+"""Among the 700 training frames, two sequences of 100 before each test sequence and one after the last."""
+PIECES = {"before": 250, "first gap": 350, "between": 450, "second gap": 550, "after": 700}
+"""The training frames up to each number as sequences, of which `HELD` holds out the gaps."""
 HELD = 0.3
-"""Share of the training sequences that is held out: 200 of 700 frames."""
 SEEDS = (0, 1, 2)
-COMMON: dict[str, Any] = {"weights": str(WEIGHTS), "devices": 2, "validation": HELD, "epochs": 40.0}
-"""Less than a third of the default's rounds, as five maps are trained so."""
+COMMON: dict[str, Any] = {"weights": str(WEIGHTS), "devices": 2, "validation": HELD, "epochs": 70.0}
+"""Half of the default's rounds, as five maps are trained so."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,6 @@ BUILT: dict[str, Built] = {
     "coordinates": Built(Coordinates(weights=str(WEIGHTS), validation=HELD)),
     **{f"aleatoric-{seed}": Built(Regression(**COMMON), seed) for seed in SEEDS},
     **{f"dropout-{seed}": Built(Regression(**COMMON, dropout=0.2, passes=40), seed) for seed in SEEDS[:2]},
-    "default": Built(Regression(weights=str(WEIGHTS), devices=2, epochs=70.0)),
 }
 COMBINED: dict[str, tuple[str, ...]] = {
     "ensemble": tuple(f"aleatoric-{seed}" for seed in SEEDS),
@@ -81,7 +84,6 @@ SYSTEMS: dict[str, System] = {
     "dropout": System("dropout-0", "regression, dropout", "passes"),
     "ensemble": System("ensemble", "regression, ensemble of 3"),
     "all": System("all", "regression, all: 2 with dropout"),
-    "default": System("default", "regression, default"),
 }
 
 
@@ -116,8 +118,12 @@ class PassesAlone:
 
 
 def place() -> Scene:
-    """The red kitchen with the labels that all of them are built from."""
-    return kitchen(LABELS)
+    """The red kitchen with the labels that all of them are built from, its training frames cut into `PIECES`."""
+    scene = kitchen(LABELS)
+    ends, names = list(PIECES.values()), list(PIECES)
+    cut = {frame.name: names[bisect_right(ends, at)] for at, frame in enumerate(scene.split("train").posed)}
+    frames = [replace(frame, sequence=cut.get(frame.name, frame.sequence)) for frame in scene.frames]
+    return replace(scene, frames=tuple(frames))
 
 
 def folder_of(name: str) -> Path:
@@ -174,4 +180,6 @@ def _candidates(name: str, found: Localizer, scene: Scene) -> list[Candidate]:
     info = load_info(folder)
     if unseen := tuple(frame for frame in info.unseen(scene) if frame.split == "train"):
         return [Candidate(found, scene, unseen)]
-    return list(built_without(info, scene, FOLDS, work=KEPT / f"{name}.folds", device="cpu", log=Terminal()))
+    posed = scene.split("train").posed
+    parts = [part_of(scene, posed[first:end]) for first, end in GAPS]
+    return list(built_without(info, parts, work=KEPT / f"{name}.folds", device="cpu", log=Terminal()))

@@ -156,16 +156,16 @@ class TestFolds:
     def test_maps_are_built_without_what_they_are_asked_and_kept(self, room_scene: Scene, tmp_path: Path) -> None:
         scene, log = sequenced(room_scene, 6), Remembering()
         info = MapInfo.of(Retrieval(words=4, dimensions=16), scene, 3)
-        found = list(built_without(info, scene, 2, work=tmp_path, device="cpu", log=log))
+        found = list(built_without(info, folds(scene, 2), work=tmp_path, device="cpu", log=log))
         assert len(log.said) == 2
         for candidate, folder in zip(found, sorted(tmp_path.iterdir()), strict=True):
             own = load_info(folder)
             assert (own.family, own.config, own.seed) == ("retrieval", info.config, 3)
             assert {f.name for f in candidate.frames} == {f.name for f in own.unseen(scene.split("train"))}
         log.said.clear()
-        list(built_without(info, scene, 2, work=tmp_path, device="cpu", log=log))
+        list(built_without(info, folds(scene, 2), work=tmp_path, device="cpu", log=log))
         assert log.said == []  # taken as they are
-        list(built_without(replace(info, seed=4), scene, 2, work=tmp_path, device="cpu", log=log))
+        list(built_without(replace(info, seed=4), folds(scene, 2), work=tmp_path, device="cpu", log=log))
         assert len(log.said) == 2
 
 

@@ -13,6 +13,7 @@ import tyro
 from placecell import catalog
 from placecell.cli.localize import photos_at
 from placecell.cli.terminal import Terminal, finish, parse, unused
+from placecell.combine import calibrating
 from placecell.combine.calibrated import Calibrated, write_calibration
 from placecell.combine.calibrating import (
     Candidate,
@@ -88,7 +89,7 @@ def calibrate(
     localizer = catalog.load_map(map, device=device, calibrated=False)
     work = map.with_name(f"{map.name}.folds")
     if folds:
-        candidates = built_without(info, place, folds, work=work, device=device, log=log)
+        candidates = built_without(info, calibrating.folds(place, folds), work=work, device=device, log=log)
     else:
         candidates = _candidates(map, info, by, place, split, device)
     threshold = default_threshold(place)

@@ -95,7 +95,11 @@ def require_alike(folder: Path, info: MapInfo, other: Path) -> None:
         )
 
 
-def folds(scene: Scene, count: int) -> list[tuple[Scene, tuple[Frame, ...]]]:
+Part = tuple[Scene, tuple[Frame, ...]]
+"""The training frames of a scene without some, and those, to be asked."""
+
+
+def folds(scene: Scene, count: int) -> list[Part]:
     """`count` parts of the posed training frames, each with the training frames of the scene without it.
 
     Whole sequences make a part, dealt in turn; of fewer sequences than parts, runs of neighbouring frames.
@@ -110,27 +114,28 @@ def folds(scene: Scene, count: int) -> list[tuple[Scene, tuple[Frame, ...]]]:
         groups = [frames[len(frames) * i // count : len(frames) * (i + 1) // count] for i in range(count)]
     if count < 2 or not all(groups):
         raise MapError(f"--folds {count}: at least 2, and no more than the {len(training.posed)} posed training frames")
-    found = []
-    for index in range(count):
-        asked = tuple(frame for group in groups[index::count] for frame in group)
-        names = {frame.name for frame in asked}
-        found.append((training.keep([frame.name not in names for frame in training.frames]), asked))
-    return found
+    return [part_of(training, [frame for group in groups[index::count] for frame in group]) for index in range(count)]
 
 
-def built_without(info: MapInfo, scene: Scene, count: int, *, work: Path, device: str, log: Log) -> Iterator[Candidate]:
+def part_of(scene: Scene, asked: Sequence[Frame]) -> Part:
+    """Some of its training frames, and the others."""
+    training, names = scene.split("train"), {frame.name for frame in asked}
+    return training.keep([frame.name not in names for frame in training.frames]), tuple(asked)
+
+
+def built_without(info: MapInfo, parts: Sequence[Part], *, work: Path, device: str, log: Log) -> Iterator[Candidate]:
     """Maps of the same family, settings and seed as one, built without a part of its frames each, to be asked that.
 
     Args:
+        parts: `folds` of the scene, or others.
         work: folder that keeps finished ones, so that an interrupted calibration goes on; the caller removes it.
     """
     settings = config_from_json(catalog.family(info.family), info.config)
-    parts = folds(scene, count)
     for number, (rest, asked) in enumerate(parts, start=1):
-        folder = work / f"without-{number}-of-{count}.map"
+        folder = work / f"without-{number}-of-{len(parts)}.map"
         if not _is_of(folder, rest, info):
             shutil.rmtree(folder, ignore_errors=True)
-            log.say(f"map {number} of {count}, without {len(asked)} frames")
+            log.say(f"map {number} of {len(parts)}, without {len(asked)} frames")
             aside = work / f"{folder.name}.work"
             settings.build(rest, device=device, seed=info.seed, log=log, work=aside).save(folder)
             shutil.rmtree(aside, ignore_errors=True)
