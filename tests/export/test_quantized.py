@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from conftest import Remembering
-from placecell.export.quantized import Ranges, ladder, rounded, suffering
+from placecell.export.mending import in_bf16, in_eight_bits, mended, rounded_to_bf16
+from placecell.export.quantized import Ranges, ladder, suffering
 
 
 def outputs_of(model: Any, pictures: list[Any]) -> list[Any]:
@@ -87,7 +88,7 @@ def test_weights_are_rounded_as_the_quantizer_does(pictures: list[Any], weights:
     model = Ranges.over(model_of(weights), pictures).quantised(())
     stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     kept = stored["w1_quantized"].astype(float) * stored["w1_scale"].reshape(-1, 1, 1, 1)
-    np.testing.assert_allclose(rounded(weights[1][:, :, None, None].astype(np.float32)), kept, atol=1e-6)
+    np.testing.assert_allclose(in_eight_bits(weights[1][:, :, None, None].astype(np.float32)), kept, atol=1e-6)
 
 
 def test_biases_make_good_what_rounding_moves(pictures: list[Any]) -> None:
@@ -96,11 +97,11 @@ def test_biases_make_good_what_rounding_moves(pictures: list[Any]) -> None:
     model = model_of(weights, biases=True)
     found = Ranges.over(model, pictures)
     np.testing.assert_allclose(found.means["c0"], np.mean(pictures, axis=(0, 1, 2, 3)), rtol=1e-5)
-    (exact,), (mended,) = outputs_of(found.model, pictures), outputs_of(found.quantised(()), pictures)
+    (exact,), (made_good,) = outputs_of(found.model, pictures), outputs_of(found.quantised(()), pictures)
     plain = replace(found, means={})
     (moved,) = outputs_of(plain.quantised(()), pictures)
     assert abs((moved - exact)[:, 0].mean()) > 0.5
-    assert abs((mended - exact)[:, 0].mean()) < 0.1
+    assert abs((made_good - exact)[:, 0].mean()) < 0.1
     (kept,) = outputs_of(found.quantised(["c0", "c1"]), pictures)
     np.testing.assert_allclose(kept, exact, rtol=1e-5)
 
@@ -123,10 +124,37 @@ def test_channels_of_depthwise_convolutions_have_their_own_means() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     bright = [rng.integers(low, low + 20, (1, 12, 12, 3)).astype(np.uint8) * np.uint8([1, 2, 1]) for low in (100, 80)]
     found = Ranges.over(model, bright)
-    mended = found._mended(["deep"])
-    expected = (weight - rounded(weight)).sum(axis=(1, 2, 3)) * np.mean(bright, axis=(0, 1, 2, 3)).repeat(2)
-    bias = next(numpy_helper.to_array(item) for item in mended.graph.initializer if item.name == "b")
+    made_good = mended(found.model, found.means, ["deep"], in_eight_bits)
+    expected = (weight - in_eight_bits(weight)).sum(axis=(1, 2, 3)) * np.mean(bright, axis=(0, 1, 2, 3)).repeat(2)
+    bias = next(numpy_helper.to_array(item) for item in made_good.graph.initializer if item.name == "b")
     np.testing.assert_allclose(bias, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bf16_is_the_nearest_of_its_kind() -> None:
+    import torch
+
+    values = np.random.default_rng(3).normal(size=1000).astype(np.float32) * np.float32(10) ** np.arange(-4, 6).repeat(
+        100
+    )
+    values[:3] = [1 + 2**-8, 1 + 3 * 2**-8, -0.0]  # two ties, to even
+    expected = torch.from_numpy(values).bfloat16().double().numpy()
+    np.testing.assert_array_equal(in_bf16(values), expected)
+
+
+def test_bf16_says_in_the_mean_what_was_said(pictures: list[Any]) -> None:
+    from onnx import numpy_helper
+
+    # The first layer adds up what cancels; its sum is small beside what bf16 rounds, and passes to the next.
+    weights = [np.array([[101.3, -50.2, -51.4], [0.37, 0.21, 0.43], [33.3, 33.4, -66.9]]), np.ones((2, 3)) / 3]
+    model = model_of(weights, biases=True)
+    made = rounded_to_bf16(model, pictures)
+    for item in made.graph.initializer:
+        values = numpy_helper.to_array(item)
+        np.testing.assert_array_equal(values, in_bf16(values))
+    plain = rounded_to_bf16(model_of(weights), pictures)  # without biases nothing is made good
+    (exact,), (good,), (moved,) = (outputs_of(each, pictures) for each in (model, made, plain))
+    assert np.abs((moved - exact).mean(axis=(0, 2, 3))).max() > 2.0
+    assert np.abs((good - exact).mean(axis=(0, 2, 3))).max() < 0.1
 
 
 def test_layers_that_are_kept_are_kept(pictures: list[Any], weights: list[Any]) -> None:

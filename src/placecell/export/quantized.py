@@ -1,5 +1,4 @@
-"""Post-training quantisation to int8: ranges from pictures, a step for each output channel, biases that make good what
-rounded weights move, and who cannot bear it."""
+"""Post-training quantisation to int8: ranges from pictures, a step for each output channel, and who cannot bear it."""
 
 from __future__ import annotations
 
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placecell.errors import naming_extras
+from placecell.export.mending import Pictures, entering_means, in_eight_bits, mended
 from placecell.log import Log
 from placecell.pose import Array
-
-Pictures = Sequence[NDArray[np.uint8]]
 
 _QUANTISED = ("Conv", "MatMul", "Gemm")
 """Layers that can be kept in floating point one by one."""
@@ -60,7 +58,7 @@ class Ranges:
             )
             calibrator.collect_data(_Reader(pictures))
             inferred = onnx.load(str(path))
-            return cls(inferred, calibrator.compute_data(), _means(inferred, pictures))
+            return cls(inferred, calibrator.compute_data(), entering_means(inferred, pictures))
 
     @property
     def layers(self) -> list[str]:
@@ -78,7 +76,7 @@ class Ranges:
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
         layers = self.layers if only is None else [only]
-        copied = self._mended([name for name in layers if name not in kept])
+        copied = mended(self.model, self.means, [name for name in layers if name not in kept], in_eight_bits)
         with _quiet():
             quantizer = QDQQuantizer(
                 copied,
@@ -105,57 +103,6 @@ class Ranges:
             for node in self.model.graph.node
             if node.op_type == "Concat" and not {made_by.get(name, "") for name in node.input} <= _LAYERS
         ]
-
-    def _mended(self, layers: Collection[str]) -> Any:
-        """A copy of the model whose convolutions say in the mean what they say before their weights are rounded.
-
-        A filter of edges adds up to nothing; rounded it does not, and what was flat and bright is moved. The bias takes
-        it back: b + Σ (W - W̃) x̄, with x̄ the mean of what enters (Nagel et al. 2019, measured as they do with data).
-        """
-        from onnx import ModelProto, numpy_helper
-
-        copied = ModelProto()
-        copied.CopyFrom(self.model)
-        stored = {item.name: item for item in copied.graph.initializer}
-        for node in copied.graph.node:
-            if node.name not in layers or node.name not in self.means or len(node.input) < 3:
-                continue
-            weight, bias = (numpy_helper.to_array(stored[name]).astype(np.float64) for name in node.input[1:3])
-            lost = (weight - rounded(weight)).sum(axis=(2, 3))
-            groups = len(self.means[node.name]) // weight.shape[1]
-            entering = self.means[node.name].reshape(groups, -1).repeat(len(weight) // groups, axis=0)
-            mended = (bias + (lost * entering).sum(axis=1)).astype(np.float32)
-            stored[node.input[2]].CopyFrom(numpy_helper.from_array(mended, node.input[2]))
-        return copied
-
-
-def rounded(weight: Array) -> Array:
-    """Weights (C, ...) as eight bits keep them, a step for each C."""
-    steps = np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127
-    steps = np.where(steps > 0, steps, 1.0).reshape(-1, *[1] * (weight.ndim - 1))
-    kept: Array = np.round(weight / steps) * steps
-    return kept
-
-
-def _means(model: Any, pictures: Pictures) -> dict[str, Array]:
-    """The mean of each channel of what enters each convolution."""
-    from onnx import ModelProto, helper
-
-    told = ModelProto()
-    told.CopyFrom(model)
-    entering = {node.name: node.input[0] for node in model.graph.node if node.op_type == "Conv"}
-    names = list(dict.fromkeys(entering.values()))
-    del told.graph.output[:]
-    told.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    session = _session(told)
-    channels = [np.zeros(())] * len(names)
-    for picture in pictures:
-        found = session.run(None, {session.get_inputs()[0].name: picture})
-        channels = [
-            total + values.mean(axis=(0, 2, 3), dtype=np.float64) for total, values in zip(channels, found, strict=True)
-        ]
-    means = dict(zip(names, (total / len(pictures) for total in channels), strict=True))
-    return {layer: means[name] for layer, name in entering.items()}
 
 
 def suffering(found: Ranges, moved: Callable[[Any], float], layers: Sequence[str], log: Log) -> dict[str, float]:
@@ -184,15 +131,6 @@ def ladder(costs: dict[str, float]) -> Iterator[list[str]]:
             if count == len(ranked) or left <= allowed:
                 break
         yield ranked[:count]
-
-
-def _session(model: Any) -> Any:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = 2
-    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
 
 
 class _Reader:
