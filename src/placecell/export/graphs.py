@@ -183,11 +183,11 @@ class CellsGraph(nn.Module):
         self.blocks = nn.ModuleList(_block(block) for block in head.blocks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, N, 5 + clusters), as `decoding.points_of` reads them."""
+        """(B, N, 5 + clusters) of `asked_cells`, as `decoding.points_of` reads them."""
         maps = self.backbone(self.normalised(images))
         fine, even, coarse = (maps[tap] for tap in self.taps)
         between = doubled(doubled(coarse).mT).mT
-        seen = torch.cat([F.pixel_unshuffle(fine, 2), even, between], dim=1)
+        seen = _chessboard(torch.cat([F.pixel_unshuffle(fine, 2), even, between], dim=1))
         entered = self.enter((seen - self.mean) * self.scale)
         if self.context is not None:
             entered = entered + self.context(between.mean((-2, -1)))[:, :, None, None]
@@ -196,6 +196,12 @@ class CellsGraph(nn.Module):
             features = features + block(features)
         numbers: Tensor = self.leave(F.relu(self.last(features))).flatten(2).mT
         return numbers
+
+
+def _chessboard(maps_BCHW: Tensor) -> Tensor:
+    """(B, C, 1, N) the cells that are asked, in the order of `asked_cells`."""
+    white, black = (maps_BCHW[..., first::2, first::2].flatten(2) for first in (0, 1))
+    return torch.cat([white, black], dim=-1).unsqueeze(2)
 
 
 def _block(block: nn.Module) -> nn.Sequential:

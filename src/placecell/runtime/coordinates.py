@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.estimate import Estimate, Query
-from placecell.families.coordinates.cells import cell_pixels
 from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.decoding import SPREAD, points_of
-from placecell.families.coordinates.placing import Seen, Sight, answer
+from placecell.families.coordinates.placing import Seen, Sight, answer, surest
 from placecell.runtime.engine import Engine, Engines
 from placecell.runtime.exported import Exported, require_processor
 
@@ -54,10 +53,9 @@ class ExportedCoordinates:
     def _look(self, image: NDArray[np.uint8], camera: Camera) -> Iterator[Seen]:
         numbers = self.engine.run(image[None])[0][0]
         log_spread = numbers[:, SPREAD].astype(np.float64)
-        order = np.argsort(log_spread, kind="stable")[: self.family.queried]
         tensors = self.exported.tensors
-        points = points_of(numbers[order], tensors["centres"], float(tensors["size"]))
-        yield Seen(cell_pixels(camera)[order], points, np.exp(log_spread[order]), camera)
+        points = points_of(numbers, tensors["centres"], float(tensors["size"]))
+        yield surest(points, log_spread, camera, self.family.queried)
 
     def save(self, folder: Path) -> None:
         """Write the map folder."""

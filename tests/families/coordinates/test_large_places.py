@@ -22,6 +22,7 @@ from placecell.errors import FormatError, MapError, PlacecellError
 from placecell.families.coordinates import building
 from placecell.families.coordinates.buffer import Buffer
 from placecell.families.coordinates.building import begin
+from placecell.families.coordinates.cells import asked_cells
 from placecell.families.coordinates.experts import Gate
 from placecell.families.coordinates.head import Guess, Head
 from placecell.families.coordinates.localizer import CoordinatesMap
@@ -68,12 +69,12 @@ def truth_of(frame: Frame) -> Array:
 
 
 def off_m(found: CoordinatesMap, scene: Scene, frame: Frame) -> Array:
-    """(12, 16) how far off each cell of a picture is said to lie."""
+    """(12, 16) how far off each cell of a picture is said to lie, NaN of one that is not asked."""
     seen = found.coordinates(load_query(scene, frame))
     truth = {tuple(pixel): point for pixel, point in zip(cell_pixels(CAMERA), truth_of(frame), strict=True)}
     points = found.anchor.world_from_anchor.apply(seen.points_anchor)
     off = {tuple(p): float(np.linalg.norm(x - truth[tuple(p)])) for p, x in zip(seen.pixels, points, strict=True)}
-    return np.array([off[tuple(pixel)] for pixel in cell_pixels(CAMERA)]).reshape(12, 16)
+    return np.array([off.get(tuple(pixel), np.nan) for pixel in cell_pixels(CAMERA)]).reshape(12, 16)
 
 
 class TestContext:
@@ -84,10 +85,11 @@ class TestContext:
         found = settings(**still, **learner, **changes).build(scene, seed=0, log=Remembering())
         alike, others = [], []
         for frame in scene.frames:
-            right = off_m(found, scene, frame) < 1.5
+            off = off_m(found, scene, frame)
+            right = np.where(np.isnan(off), np.nan, off < 1.5)
             left = 6 - int(frame.name[1])  # the picture begins six cells from the left end of its wall
-            alike.append(right[5:7, left + 2 : left + 6].mean())
-            others.append(right[[0, 1, 10, 11]].mean())
+            alike.append(np.nanmean(right[5:7, left + 2 : left + 6]))
+            others.append(np.nanmean(right[[0, 1, 10, 11]]))
         return float(np.mean(alike)), float(np.mean(others))
 
     def test_tells_places_apart_that_look_alike_near_by(self, twins: Scene) -> None:
@@ -180,7 +182,7 @@ class TestAnswers:
         query = load_query(scene, frame, depth=True)
         assert query.depth_m is not None and frame.world_from_cam is not None
         seen = camera_seen(query.camera, pair.camera)
-        pixels = query.camera.project(seen.rays(cell_pixels(seen)))
+        pixels = query.camera.project(seen.rays(cell_pixels(seen)[asked_cells(seen)]))
         columns, rows = np.floor(pixels).astype(int).T
         depth = query.depth_m[rows, columns]
         truth = frame.world_from_cam.apply(query.camera.rays(np.stack([columns, rows], axis=1) + 0.5) * depth[:, None])
@@ -199,7 +201,7 @@ class TestAnswers:
         for order in ([0, 1], [1, 0]):
             monkeypatch.setattr(Gate, "asked", lambda gate, whole, order=order: order)
             (estimate,) = found.localize([query])
-            assert estimate.inliers is not None and estimate.inliers > 0.6 * 300
+            assert estimate.inliers is not None and estimate.inliers > 0.6 * 150
             error = pose_error(estimate.world_from_cam, frame.world_from_cam)  # type: ignore[arg-type]
             assert error.distance < 0.02 and error.angle_deg < 0.3
 

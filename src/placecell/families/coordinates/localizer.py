@@ -16,7 +16,7 @@ from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.errors import FormatError
 from placecell.estimate import Estimate, Query
-from placecell.families.coordinates.cells import STRIDE
+from placecell.families.coordinates.cells import STRIDE, asked_cells
 from placecell.families.coordinates.config import Coordinates
 from placecell.families.coordinates.encoder import Encoder
 from placecell.families.coordinates.experts import Gate, joined
@@ -77,7 +77,7 @@ class CoordinatesMap:
         """What each head that is asked says of a picture, the likeliest first."""
         features = described(self.encoder, image, self.family.precision)
         device = next(self.head.parameters()).device
-        given = [torch.from_numpy(features).to(device)]
+        given = [torch.from_numpy(features[asked_cells(camera)]).to(device)]
         heads = [self.head]
         if self.gate is not None or self.family.context:
             whole = torch.from_numpy(overall(self.encoder, features)).to(device)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from placecell.anchor import Anchor
 from placecell.camera import Camera
 from placecell.estimate import Estimate, Query
-from placecell.families.coordinates.cells import camera_seen, cell_pixels
+from placecell.families.coordinates.cells import asked_cells, camera_seen, cell_pixels
 from placecell.families.coordinates.config import Coordinates
 from placecell.images import LEAST_DETAIL, detail
 from placecell.pnp import PnP, solve_pnp
@@ -76,8 +76,8 @@ def _placed(query: Query, family: Coordinates, sight: Sight) -> PnP | str:
     if (shown := detail(image)) < LEAST_DETAIL:
         needed = f"(detail {shown:.2f}, {LEAST_DETAIL} needed)"
         return f"hardly anything is in the picture {needed}; it is dark, blurred or of a bare wall"
-    if (count := len(cell_pixels(camera))) < family.least:
-        return f"the picture has {count} cells as this map sees it, {family.least} needed"
+    if (count := len(asked_cells(camera))) < family.least:
+        return f"{count} cells of the picture are asked as this map sees it, {family.least} needed"
     seen = list(sight.look(image, camera))
     if not all(np.isfinite(by_one.points_anchor).all() for by_one in seen):
         return "the network answers with numbers that are none; train it again with a lower learning rate"
@@ -98,6 +98,8 @@ def _solved(seen: Seen, family: Coordinates) -> PnP:
 
 
 def surest(points_anchor: Array, log_spread: Array, camera: Camera, queried: int) -> Seen:
-    """The `queried` cells of a picture that the head is surest of, of (N, 3) points and (N,) log spreads of all."""
+    """The `queried` cells of a picture that the head is surest of, of (N, 3) points and (N,) log spreads of all that
+    were asked."""
     order = np.argsort(log_spread, kind="stable")[:queried]
-    return Seen(cell_pixels(camera)[order], points_anchor[order], np.exp(log_spread[order]), camera)
+    pixels = cell_pixels(camera)[asked_cells(camera)[order]]
+    return Seen(pixels, points_anchor[order], np.exp(log_spread[order]), camera)
