@@ -298,7 +298,8 @@ class _Whitening(NamedTuple):
     """L⁻¹ of the Cholesky factors L of S, each 2x2 and lower triangular; (N,) arrays, or numbers for all alike."""
 
     uu: Array | float
-    vu: Array | float
+    vu: Array | None
+    """None where u and v have nothing to do with each other."""
     vv: Array | float
 
 
@@ -306,7 +307,7 @@ def _whitening(
     points_world: Array, camera: Camera, world_from_cam: Pose, point_covariance: Array | None, noise_px: Noise
 ) -> _Whitening:
     if point_covariance is None:
-        return _Whitening(1.0 / noise_px, 0.0, 1.0 / noise_px)
+        return _Whitening(1.0 / noise_px, None, 1.0 / noise_px)
     jacobian = projection_jacobian(points_world, camera, world_from_cam)
     by_point = -jacobian[:, :, 3:] @ world_from_cam.rotation.T  # moving the camera forward is moving the point back
     spread = by_point @ point_covariance @ by_point.transpose(0, 2, 1)
@@ -320,12 +321,15 @@ def _linearised(
     points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose, whitening: _Whitening
 ) -> tuple[Array, Array, Array]:
     """Whitened squares (N,), residuals (2 N,) and Jacobian (2 N, 6) of the projections, all u first, then all v."""
-    jacobian = projection_jacobian(points_world, camera, world_from_cam)
+    count, jacobian = len(points_world), np.moveaxis(projection_jacobian(points_world, camera, world_from_cam), 0, -1)
     u, v = _residuals(points_world, flat, camera, world_from_cam).T
-    white_u, white_v = whitening.uu * u, whitening.vu * u + whitening.vv * v
-    uu, vu, vv = (np.reshape(part, (-1, 1)) for part in whitening)
-    stacked = np.concatenate([uu * jacobian[:, 0], vu * jacobian[:, 0] + vv * jacobian[:, 1]])
-    return white_u**2 + white_v**2, np.concatenate([white_u, white_v]), stacked
+    residuals, rows = np.empty(2 * count), np.empty((6, 2 * count))
+    residuals[:count], rows[:, :count] = whitening.uu * u, whitening.uu * jacobian[0]
+    residuals[count:], rows[:, count:] = whitening.vv * v, whitening.vv * jacobian[1]
+    if whitening.vu is not None:
+        residuals[count:] += whitening.vu * u
+        rows[:, count:] += whitening.vu * jacobian[0]
+    return residuals[:count] ** 2 + residuals[count:] ** 2, residuals, rows.T
 
 
 def projection_jacobian(points_world: Array, camera: Camera, world_from_cam: Pose) -> Array:
@@ -338,12 +342,15 @@ def jacobian_in_view(points_cam: NDArray[F], camera: Camera) -> NDArray[F]:
 
     The point in moved camera axes is exp(-ξ) x ≈ x - ρ - φ × x, so ∂x/∂(φ, ρ) = ([x]×, -I).
     """
-    x, y, z = (points_cam[..., axis] for axis in range(3))
-    a, b, inverse, zero = x / z, y / z, 1.0 / z, np.zeros_like(z)
-    jacobian = np.empty((*points_cam.shape[:-1], 2, 6), dtype=points_cam.dtype)
-    jacobian[..., 0, :] = camera.fx * np.stack([a * b, -1.0 - a * a, b, -inverse, zero, a * inverse], axis=-1)
-    jacobian[..., 1, :] = camera.fy * np.stack([1.0 + b * b, -a * b, -a, zero, -inverse, b * inverse], axis=-1)
-    return jacobian
+    x, y, z = np.ascontiguousarray(np.moveaxis(points_cam, -1, 0))
+    a, b, inverse = x / z, y / z, 1.0 / z
+    rows = np.zeros((2, 6, *z.shape), dtype=points_cam.dtype)  # each of twelve is written at once
+    u, v = rows
+    u[0], u[1], u[2], u[3], u[5] = a * b, -1.0 - a * a, b, -inverse, a * inverse
+    v[0], v[1], v[2], v[4], v[5] = 1.0 + b * b, -u[0], -a, -inverse, b * inverse
+    u *= camera.fx
+    v *= camera.fy
+    return np.moveaxis(rows, (0, 1), (-2, -1))
 
 
 def residual_sigma_px(residuals_px: Array) -> float:
@@ -353,12 +360,13 @@ def residual_sigma_px(residuals_px: Array) -> float:
 
 def _residuals(points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose) -> Array:
     """(N, 2) px in the distortion-free camera; inf where a point is behind it or a pixel has no ray."""
-    points_cam = (points_world - world_from_cam.translation) @ world_from_cam.rotation
+    x, y, z = world_from_cam.rotation.T @ (points_world - world_from_cam.translation).T
+    residuals = np.empty((2, len(z)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = points_cam[:, :2] / points_cam[:, 2:] * (camera.fx, camera.fy) + (camera.cx, camera.cy)
-        residuals = flat - found
-    residuals[(points_cam[:, 2] <= 0) | ~np.isfinite(residuals).all(axis=1)] = np.inf
-    return residuals
+        residuals[0] = flat[:, 0] - (x / z * camera.fx + camera.cx)
+        residuals[1] = flat[:, 1] - (y / z * camera.fy + camera.cy)
+    residuals[:, (z <= 0) | ~np.isfinite(residuals[0] + residuals[1])] = np.inf
+    return residuals.T
 
 
 def _agree(points_world: Array, flat: Array, camera: Camera, world_from_cam: Pose, max_error_px: float) -> Mask:
