@@ -297,7 +297,7 @@ def detail(image: NDArray[np.uint8]) -> float:
     """Mean length of the grey gradient, grey levels a pixel: how much there is in a picture to place it by."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     here, right, below = grey[:-1, :-1], grey[:-1, 1:], grey[1:, :-1]
-    return cv2.mean(cv2.magnitude(cv2.subtract(right, here), cv2.subtract(below, here)))[0]
+    return float(cv2.magnitude(cv2.subtract(right, here), cv2.subtract(below, here)).mean())
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -342,10 +342,10 @@ def jacobian_in_view(points_cam: NDArray[F], camera: Camera) -> NDArray[F]:
 
     The point in moved camera axes is exp(-ξ) x ≈ x - ρ - φ × x, so ∂x/∂(φ, ρ) = ([x]×, -I).
     """
-    x, y, z = np.ascontiguousarray(np.moveaxis(points_cam, -1, 0))
-    a, b, inverse = x / z, y / z, 1.0 / z
-    rows = np.zeros((2, 6, *z.shape), dtype=points_cam.dtype)  # each of twelve is written at once
-    u, v = rows
+    depth: NDArray[F] = points_cam[..., 2]
+    a, b, inverse = points_cam[..., 0] / depth, points_cam[..., 1] / depth, 1.0 / depth
+    rows = np.zeros((2, 6, *depth.shape), dtype=depth.dtype)  # each of twelve is written at once
+    u, v = rows[0], rows[1]
     u[0], u[1], u[2], u[3], u[5] = a * b, -1.0 - a * a, b, -inverse, a * inverse
     v[0], v[1], v[2], v[4], v[5] = 1.0 + b * b, -u[0], -a, -inverse, b * inverse
     u *= camera.fx

@@ -43,7 +43,7 @@ def resample(
         raise ValueError(f"camera is for {camera.width}x{camera.height} px, the image is {image.shape}")
     if target_from_cam is None and target == camera.resized(target.width, target.height):
         return _resized(image, target.width, target.height)
-    image, camera = _shrunk(image, camera, target)
+    image, camera = shrunk(image, camera, target)
     rotation = np.eye(3) if target_from_cam is None else target_from_cam
     size = (target.width, target.height)
     border = {} if fill is None else {"borderMode": cv2.BORDER_CONSTANT, "borderValue": np.asarray(fill).tolist()}
@@ -58,17 +58,17 @@ def resample(
     return _as_rgb(cv2.remap(image, u_px, v_px, interpolation=options.pop("flags"), **options))
 
 
-# Ours has the outer corner of the first pixel at 0, OpenCV its centre.
-_SHIFT = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
-
-
-def _shrunk(image: NDArray[np.uint8], camera: Camera, target: Camera) -> tuple[NDArray[np.uint8], Camera]:
+def shrunk(image: NDArray[np.uint8], camera: Camera, target: Camera) -> tuple[NDArray[np.uint8], Camera]:
     """The picture at about the resolution of the target, pixels per radian; never larger."""
     scale = max(target.fx / camera.fx, target.fy / camera.fy)
     if scale > 0.9:
         return image, camera
     width, height = max(1, round(camera.width * scale)), max(1, round(camera.height * scale))
     return _resized(image, width, height), camera.resized(width, height)
+
+
+# Ours has the outer corner of the first pixel at 0, OpenCV its centre.
+_SHIFT = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 
 
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

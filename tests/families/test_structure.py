@@ -209,6 +209,31 @@ def shuffled(image: Image) -> Image:
     return mixed.reshape(12, 16, 30, 30, 3).swapaxes(1, 2).reshape(image.shape).copy()
 
 
+class TestResolution:
+    def test_a_picture_of_twice_the_size_is_looked_at_as_finely(
+        self, built: StructureMap, room_queries: list[Query]
+    ) -> None:
+        sight = built.sight
+        usual = room_queries[0].camera
+        assert (sight.width, sight.fx / usual.fx) == (round(0.7 * usual.width), pytest.approx(0.7, rel=0.01))
+        for query in room_queries[:3]:
+            size = (2 * query.camera.width, 2 * query.camera.height)
+            large = np.asarray(cv2.resize(query.image, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+            (plain,), (found,) = (
+                built.localize([query]),
+                built.localize([Query("2", large, query.camera.resized(*size))]),
+            )
+            apart = pose_error(plain.world_from_cam, found.world_from_cam)  # type: ignore[arg-type]
+            assert apart.distance < 0.01 and apart.angle_deg < 0.1
+            assert plain.inliers is not None and found.inliers is not None
+            assert found.inliers == pytest.approx(plain.inliers, rel=0.2)
+
+    @pytest.mark.parametrize("share", [0.0, 1.1, -0.5])
+    def test_it_is_a_share(self, share: float) -> None:
+        with pytest.raises(ValueError, match="resolution is a share"):
+            Structure(resolution=share)
+
+
 class TestRefusal:
     def test_noise_is_refused(self, built: StructureMap, room_queries: list[Query]) -> None:
         for estimate in built.localize([replace(query, image=noise(query.image)) for query in room_queries]):
@@ -228,6 +253,7 @@ class TestRefusal:
     def test_it_is_the_share_that_agrees_by_which_the_mirrored_wall_is_known(
         self, built: StructureMap, room_queries: list[Query]
     ) -> None:
+        built = replace(built, family=replace(built.family, resolution=1.0, max_error_px=6.0))  # sees more that agrees
         trusting = replace(built, family=replace(built.family, agreement=0.0))
         wall = replace(room_queries[4], image=mirrored(room_queries[4].image))
         (fooled,), (found,) = trusting.localize([wall]), built.localize([wall])

@@ -38,6 +38,9 @@ class Structure:
     """SIFT features a picture, at most."""
     contrast: float = 0.0133
     """SIFT's peak threshold; lower finds more features."""
+    resolution: float = 0.7
+    """Of queries: pixels a radian, as a share of the training pictures'; finer ones are shrunk. The finest features are
+    half of the time and mostly noise: places are found as well without."""
     neighbours: int = 12
     """Pictures matched with each when the map is built: so many by pose, and so many by likeness."""
     reach: int = 160
@@ -54,8 +57,8 @@ class Structure:
     """Fewer agreeing matches are no answer."""
     agreement: float = 0.1
     """Share of the 2D-to-3D matches that has to agree: among repeating things a wrong pose finds a few of many."""
-    max_error_px: float = 6.0
-    """A match agrees when its reprojection error is below this."""
+    max_error_px: float = 4.0
+    """A match agrees when its reprojection error is below this, in pixels of the query as it is looked at."""
     covisible: int = 40
     """Pictures whose points the 3D-to-2D search takes in."""
     runs: int = 1
@@ -79,6 +82,10 @@ class Structure:
         counts = (self.features, self.neighbours, self.retrieved, self.enough, self.strongest, self.covisible)
         if min(*counts, self.runs) < 1 or self.least < 4 or self.reach < 0:
             raise ValueError("features, pictures and runs count from 1, least from 4, reach from 0")
+        if not 0 < self.resolution <= 1:
+            raise ValueError(
+                f"resolution is a share of the training pictures', above 0 and at most 1, not {self.resolution}"
+            )
         shares = (self.likeness, self.agreement)
         if not (0 < self.ratio <= 1 and 0 < self.contrast < 1 and all(0 <= share < 1 for share in shares)):
             raise ValueError("ratio, likeness, agreement and contrast lie between 0 and 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,10 +19,11 @@ from placecell.families.structure.codes import Codes
 from placecell.families.structure.config import Structure
 from placecell.families.structure.near import Projected, farthest_px, projected
 from placecell.families.structure.places import Places, gaps, lists
-from placecell.localizer import MapInfo, config_from_json, load_info, load_map_tensors, save_map
+from placecell.localizer import MapInfo, camera_of_map, config_from_json, load_info, load_map_tensors, save_map
 from placecell.pnp import PnP, halves, poses_of_halves, refine_pnp, scattered, solve_pnp
 from placecell.points import PointCloud
 from placecell.pose import Array, Pose
+from placecell.resample import shrunk
 from placecell.sift import Features, as_unit, match
 from placecell.vlad import Vlad
 
@@ -73,6 +74,12 @@ class StructureMap:
         """(N, 3) world."""
         return self.places.points_world
 
+    @property
+    def sight(self) -> Camera:
+        """The camera beyond whose resolution nothing of a picture is used."""
+        usual = camera_of_map(self.info)
+        return usual.resized(*(max(1, round(self.family.resolution * side)) for side in (usual.width, usual.height)))
+
     def cloud(self) -> PointCloud:
         """The points and their colours."""
         return PointCloud.bare(self.points, self.rgb)
@@ -94,7 +101,9 @@ class StructureMap:
         found, needed = None, self.family.least
         reason = query.defect
         if reason is None:
-            features = self.family.sift.detect(query.image)
+            image, camera = shrunk(query.image, query.camera, self.sight)
+            query = replace(query, image=image, camera=camera)
+            features = self.family.sift.detect(image)
             if len(features) < self.family.least:
                 reason = f"{len(features)} features found, {self.family.least} needed; the picture is dark or blurred"
             else:
