@@ -64,7 +64,7 @@ class Structure:
     runs: int = 1
     """RANSACs a query; those after the first see a random half of the matches each, and their disagreement widens the
     covariance."""
-    radius_px: float = 8.0
+    radius_px: float = 5.6
     """The 3D-to-2D search looks for a point so near to where it must fall."""
     likeness: float = 0.8
     """Cosine of descriptors a 3D-to-2D match must reach."""
