@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2, rankdata
+from scipy.special import chdtri
 
 from placecell.estimate import Estimate
 from placecell.metrics import Threshold, nees
@@ -123,7 +123,7 @@ def confidences(estimates: Sequence[Estimate], truths: Mapping[str, Pose], thres
 
 def rank_correlation(predicted: ArrayLike, true: ArrayLike) -> float:
     """Spearman's rank correlation, ties at their mean rank; 0 where one side is all alike, as it orders nothing."""
-    ranks = [rankdata(np.asarray(values, np.float64)) for values in (predicted, true)]
+    ranks = [_ranks(np.asarray(values, np.float64)) for values in (predicted, true)]
     ranks = [rank - rank.mean() for rank in ranks]
     norm = float(np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1])))
     return float(ranks[0] @ ranks[1]) / norm if norm > 0 else 0.0
@@ -159,7 +159,7 @@ def within_quantiles(squared: ArrayLike) -> Array:
     """(19,) shares of NEES values below the chi-squared quantiles (6 degrees of freedom) of `LEVELS`: the levels
     themselves when covariances are honest, less when they are overconfident."""
     values = np.asarray(squared, np.float64)
-    return np.array([np.mean(values < chi2.ppf(level, 6)) for level in LEVELS])
+    return np.array([np.mean(values < chdtri(6, 1.0 - level)) for level in LEVELS])
 
 
 def calibration_error(squared: ArrayLike) -> float:
@@ -191,5 +191,11 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
     above, below = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     if not (len(above) and len(below)) or np.isnan(above).any() or np.isnan(below).any():
         raise ValueError(f"scores of {len(above)} positives and {len(below)} negatives, some of each are needed")
-    ranks = rankdata(np.concatenate([above, below]))[: len(above)]
+    ranks = _ranks(np.concatenate([above, below]))[: len(above)]
     return float((ranks.sum() - len(above) * (len(above) + 1) / 2) / (len(above) * len(below)))
+
+
+def _ranks(values: Array) -> Array:
+    from scipy.stats import rankdata  # half a second, which a service that starts has no use for
+
+    return np.asarray(rankdata(values), np.float64)

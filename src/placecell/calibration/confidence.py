@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from placecell.pose import Array
@@ -77,6 +76,8 @@ def _accepted(limits: Array, stated: Array, hits: Array) -> tuple[Array, Array]:
 
 
 def _weights(evidence: Array, hits: Array) -> tuple[Array, float]:
+    from scipy.optimize import minimize  # a tenth of a second, which who only answers has no use for
+
     kinds = evidence.shape[1]
     prior = np.full(kinds, 1.0 / max(kinds, 1))
 

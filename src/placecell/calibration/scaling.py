@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from placecell.estimate import is_definite
 from placecell.pose import Array
@@ -73,7 +73,7 @@ def _spread(values: Array) -> Array:
 
 def _temperature(squared: Array) -> float:
     """By how much standard deviations grow so that squared Mahalanobis distances follow chi-squared."""
-    candidates = np.quantile(squared, LEVELS) / chi2.ppf(LEVELS, _AXES)
+    candidates = np.quantile(squared, LEVELS) / chdtri(_AXES, 1.0 - np.asarray(LEVELS))
     candidates = np.sort(candidates[candidates > 0])[::-1]  # of two alike the larger, which is the less sure
     if not len(candidates):
         return 1.0

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize
 
 from placecell.calibration.evidence import KINDS, Scale, fit_scale, raw_evidence
 from placecell.estimate import Estimate
@@ -86,6 +85,8 @@ def fit_widening(estimates: Sequence[Estimate], nearness: Array, errors: Array, 
 
 def _fitted(errors: Array, sigma: Array, usual: float, strange: Array) -> tuple[float, tuple[float, ...]]:
     """Power and weights of one of the two."""
+    from scipy.optimize import minimize  # as in `confidence`
+
     relative = np.log(sigma / usual)
     # An answer that is exactly right would draw the scale to zero.
     log_error = np.log(np.maximum(errors, 1e-3 * max(float(np.median(errors)), 1e-12)) / usual)
