@@ -38,7 +38,7 @@ def export(
         source: Map folder (regression, coordinates), or scene folder.
         out: Folder to make.
         format: onnx for a map; colmap (text), tum or nerfstudio for a scene.
-        scene: Of a map, the scene it was built from: int8 and bf16 are calibrated on its training frames, and all are judged.
+        scene: Of a map, the scene it was built from; its training frames calibrate int8 and bf16, and judge all.
         precision: Of a map: int8; bf16, the fastest for regression where the processor has it; or fp32.
         frames: Of a map: training frames to calibrate with, and up to four times as many others to judge with.
         force: Of a map: write it though it loses more than 3 % of the median error.
