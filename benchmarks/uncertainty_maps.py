@@ -3,7 +3,8 @@
 They stay in bench/uncertainty/, so that a stopped benchmark goes on. A test sequence is 100 frames that are missing
 between two that are there, so what maps are calibrated on is the same: 100 frames from the middle of two training
 sequences that follow each other, with fifty on either side. Three such gaps are there. Regression and coordinates hold
-out two of them in one training; structure, which holds out none, is calibrated by three maps without one gap each.
+out two of them in one training. Structure, which holds out none, is calibrated by three maps without one gap each, and,
+as single sequences differ more than gaps do, by three maps without a third of the sequences each.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from placecell.calibration.file import read_calibration
 from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.combine.calibrated import Calibrated, write_calibration
-from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold, part_of
+from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold, folds, part_of
 from placecell.combine.ensemble import Ensemble
 from placecell.estimate import Estimate, Query
 from placecell.families.coordinates.config import Coordinates
@@ -39,6 +40,7 @@ KEPT = ROOT / "bench" / "uncertainty"
 LABELS = "sfm"
 GAPS = ((50, 150), (250, 350), (450, 550))
 """Among the 700 training frames, two sequences of 100 before each test sequence and one after the last."""
+FOLDS = 3
 PIECES = {"before": 250, "first gap": 350, "between": 450, "second gap": 550, "after": 700}
 """The training frames up to each number as sequences, of which `HELD` holds out the gaps."""
 HELD = 0.3
@@ -78,7 +80,8 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
-    "structure": System("structure", "structure"),
+    "structure": System("structure", "structure, by sequences"),
+    "structure-gaps": System("structure", "structure, by gaps"),
     "coordinates": System("coordinates", "coordinates"),
     "aleatoric": System("aleatoric-0", "regression, aleatoric"),
     "dropout": System("dropout-0", "regression, dropout", "passes"),
@@ -180,6 +183,9 @@ def _candidates(name: str, found: Localizer, scene: Scene) -> list[Candidate]:
     info = load_info(folder)
     if unseen := tuple(frame for frame in info.unseen(scene) if frame.split == "train"):
         return [Candidate(found, scene, unseen)]
-    posed = scene.split("train").posed
-    parts = [part_of(scene, posed[first:end]) for first, end in GAPS]
+    if name.endswith("-gaps"):
+        posed = scene.split("train").posed
+        parts = [part_of(scene, posed[first:end]) for first, end in GAPS]
+    else:
+        parts = folds(replace(kitchen(LABELS), name=scene.name), FOLDS)
     return list(built_without(info, parts, work=KEPT / f"{name}.folds", device="cpu", log=Terminal()))
