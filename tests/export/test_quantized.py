@@ -147,11 +147,11 @@ def test_bf16_says_in_the_mean_what_was_said(pictures: list[Any]) -> None:
     # The first layer adds up what cancels; its sum is small beside what bf16 rounds, and passes to the next.
     weights = [np.array([[101.3, -50.2, -51.4], [0.37, 0.21, 0.43], [33.3, 33.4, -66.9]]), np.ones((2, 3)) / 3]
     model = model_of(weights, biases=True)
-    made = rounded_to_bf16(model, pictures)
+    made = rounded_to_bf16(model, pictures, 0)
     for item in made.graph.initializer:
         values = numpy_helper.to_array(item)
         np.testing.assert_array_equal(values, in_bf16(values))
-    plain = rounded_to_bf16(model_of(weights), pictures)  # without biases nothing is made good
+    plain = rounded_to_bf16(model_of(weights), pictures, 0)  # without biases nothing is made good
     (exact,), (good,), (moved,) = (outputs_of(each, pictures) for each in (model, made, plain))
     assert np.abs((moved - exact).mean(axis=(0, 2, 3))).max() > 2.0
     assert np.abs((good - exact).mean(axis=(0, 2, 3))).max() < 0.1

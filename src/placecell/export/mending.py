@@ -17,6 +17,9 @@ from placecell.pose import Array
 Pictures = Sequence[NDArray[np.uint8]]
 Rounding = Callable[[Array], Array]
 
+WITH_WEIGHTS = ("Conv", "MatMul", "Gemm")
+"""Layers that can be kept in floating point one by one."""
+
 
 def in_eight_bits(weight: Array) -> Array:
     """Weights (C, ...) as int8 keeps them, a step for each C."""
@@ -33,12 +36,15 @@ def in_bf16(weight: Array) -> Array:
     return kept.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def rounded_to_bf16(model: Any, pictures: Pictures) -> Any:
+def rounded_to_bf16(model: Any, pictures: Pictures, last: int) -> Any:
     """A copy of an `onnx.ModelProto` whose convolutions lose nothing when an engine keeps them in bf16, and say in the
     mean over some pictures what they said before.
 
     From the first to the last: weights are rounded, what the layer says in the mean then, after all that is rounded
     before it, is made good by its bias, and the bias is rounded; what that loses is the next layer's to make good.
+
+    Args:
+        last: so many at the end keep their weights, and biases as they are made good: nothing follows them.
     """
     from onnx import ModelProto, numpy_helper
 
@@ -47,16 +53,18 @@ def rounded_to_bf16(model: Any, pictures: Pictures) -> Any:
     stored = {item.name: item for item in copied.graph.initializer}
 
     def keep(name: str, values: Array) -> None:
-        stored[name].CopyFrom(numpy_helper.from_array(in_bf16(values).astype(np.float32), name))
+        stored[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
 
-    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    layers = [node for node in model.graph.node if node.op_type in WITH_WEIGHTS]
+    inner, layers = layers[: len(layers) - last], [node for node in layers if node.op_type == "Conv"]
     said = _means(model, [node.output[0] for node in layers], pictures)
     for node in layers:
-        keep(node.input[1], numpy_helper.to_array(stored[node.input[1]]))
+        rounding = in_bf16 if node in inner else np.asarray
+        keep(node.input[1], rounding(numpy_helper.to_array(stored[node.input[1]])))
         if len(node.input) > 2:
             now = _means(copied, node.output, pictures)[node.output[0]]
             bias = numpy_helper.to_array(stored[node.input[2]]).astype(np.float64)
-            keep(node.input[2], bias + said[node.output[0]] - now)
+            keep(node.input[2], rounding(bias + said[node.output[0]] - now))
     return copied
 
 

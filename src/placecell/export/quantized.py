@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placecell.errors import naming_extras
-from placecell.export.mending import Pictures, entering_means, in_eight_bits, mended
+from placecell.export.mending import WITH_WEIGHTS, Pictures, entering_means, in_eight_bits, mended
 from placecell.log import Log
 from placecell.pose import Array
 
-_QUANTISED = ("Conv", "MatMul", "Gemm")
-"""Layers that can be kept in floating point one by one."""
 _BESIDE = ("Add", "Clip", "Relu", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool")
 """What stands between them and would otherwise go to floating point and back."""
 _LAYERS = {"Conv", "Relu", "Clip"}
@@ -52,7 +50,7 @@ class Ranges:
             onnx.save(onnx.shape_inference.infer_shapes(model), str(path))
             calibrator = calibrate.create_calibrator(
                 path,
-                [*_QUANTISED, *_BESIDE],
+                [*WITH_WEIGHTS, *_BESIDE],
                 augmented_model_path=str(augmented),
                 calibrate_method=CalibrationMethod.MinMax,
             )
@@ -63,7 +61,7 @@ class Ranges:
     @property
     def layers(self) -> list[str]:
         """Names of the nodes with weights, in the order they run."""
-        return [node.name for node in self.model.graph.node if node.op_type in _QUANTISED]
+        return [node.name for node in self.model.graph.node if node.op_type in WITH_WEIGHTS]
 
     def quantised(self, kept: Collection[str], only: str | None = None) -> Any:
         """The `onnx.ModelProto` in int8, weights by output channel, with pairs of quantise and dequantise (QDQ).
@@ -87,7 +85,7 @@ class Ranges:
                 tensors_range=self.ranges,
                 nodes_to_quantize=[] if only is None else [only],
                 nodes_to_exclude=[*kept, *self._joins],
-                op_types_to_quantize=[*_QUANTISED, *(_BESIDE if only is None else ())],
+                op_types_to_quantize=[*WITH_WEIGHTS, *(_BESIDE if only is None else ())],
                 extra_options={},
             )
             quantizer.quantize_model()
