@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import poselib
@@ -64,7 +64,7 @@ def solve_pnp(
         max_error_px: a match agrees when its reprojection error is below this.
         refine: without it the pose is RANSAC's own, and there is no covariance.
         noise_px: as in `refine_pnp`.
-        sampled: RANSAC sees so many matches at most, spread evenly over them all.
+        sampled: RANSAC and the first solution see so many matches at most, spread evenly over them all.
         runs: RANSACs in all; more than one need `refine`. The others, of `poses_of_halves`, widen the covariance as in
             `scattered`, and change nothing else. Eight take four times as long as one.
 
@@ -81,20 +81,11 @@ def solve_pnp(
     if first is None:
         return PnP(None, np.zeros(len(image), dtype=bool), None, float("nan"))
     if refine:
-        found = refine_pnp(points, image, camera, first, max_error_px=max_error_px, noise_px=noise_px)
+        told: dict[str, Any] = {"max_error_px": max_error_px, "noise_px": noise_px, "sampled": sampled}
+        found = refine_pnp(points, image, camera, first, **told)
         if runs == 1 or found.world_from_cam is None:
             return found
-        others = poses_of_halves(
-            points,
-            image,
-            camera,
-            runs=runs - 1,
-            max_error_px=max_error_px,
-            confidence=confidence,
-            noise_px=noise_px,
-            sampled=sampled,
-            seed=seed,
-        )
+        others = poses_of_halves(points, image, camera, runs=runs - 1, confidence=confidence, seed=seed, **told)
         return scattered(found, others)
     residuals = _residuals(points, flat, camera, first)
     inliers = (residuals**2).sum(axis=1) < max_error_px**2
@@ -169,6 +160,7 @@ def refine_pnp(
     point_covariance: NDArray[np.floating] | None = None,
     max_error_px: float = 6.0,
     noise_px: Noise = NOISE_PX,
+    sampled: int | None = None,
 ) -> PnP:
     """Robust least squares around a first pose over the matches that agree with it, and the covariance of the answer.
 
@@ -180,6 +172,7 @@ def refine_pnp(
         point_covariance: (N, 3, 3) in world axes; None for points that are exact.
         max_error_px: how far off a match may be to take part; decided anew after the first solution.
         noise_px: standard deviation of the pixels, of all alike or (N,) of each.
+        sampled: the first solution takes so many matches at most, spread evenly.
     """
     points, image = _checked(points_world, pixels)
     covariance = None if point_covariance is None else np.asarray(point_covariance, np.float64)
@@ -189,8 +182,9 @@ def refine_pnp(
         inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
         if inliers.sum() < 4:
             return PnP(None, inliers, None, float("nan"))
-        chosen = None if covariance is None else covariance[inliers]
-        some = (points[inliers], flat[inliers], camera, world_from_cam, chosen, noise[inliers])
+        kept = np.flatnonzero(inliers) if gain == _GAINS[-1] else _spread(np.flatnonzero(inliers), sampled)
+        chosen = None if covariance is None else covariance[kept]
+        some = (points[kept], flat[kept], camera, world_from_cam, chosen, noise[kept])
         world_from_cam = _least_squares(*some, least_gain=gain)
     inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
     if inliers.sum() < 4:
@@ -245,9 +239,8 @@ class _Ransac(NamedTuple):
         """`world_from_cam` on which most of the matches agree, (N, 2) pixels of the distortion-free camera."""
         if len(points) < 4:
             return None
-        if self.sampled is not None and len(points) > self.sampled:
-            some = np.linspace(0, len(points) - 1, self.sampled).astype(np.intp)
-            points, flat = points[some], flat[some]
+        some = _spread(np.arange(len(points)), self.sampled)
+        points, flat = points[some], flat[some]
         options = {
             "max_reproj_error": self.max_error_px,
             "seed": seed,
@@ -258,6 +251,13 @@ class _Ransac(NamedTuple):
         loss = {"loss_type": "CAUCHY", "loss_scale": 1.0}
         found, report = poselib.estimate_absolute_pose(flat, points, _poselib_camera(camera), options, loss)
         return Pose.nearest(found.Rt).inv if report["num_inliers"] >= 4 else None
+
+
+def _spread(indices: NDArray[np.intp], count: int | None) -> NDArray[np.intp]:
+    """So many of them at most, evenly from first to last; None takes all."""
+    if count is None or len(indices) <= count:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).astype(np.intp)]
 
 
 def _least_squares(

@@ -21,7 +21,7 @@ from placecell.resample import resample
 
 _LEAST_NOISE_PX = 1.0
 """No cell is surer than that, whatever the head says."""
-_SAMPLED = 500
+_SAMPLED = 400
 """Cells that RANSAC sees; all that were asked refine its pose."""
 
 
