@@ -157,6 +157,22 @@ def test_bf16_says_in_the_mean_what_was_said(pictures: list[Any]) -> None:
     assert np.abs((good - exact).mean(axis=(0, 2, 3))).max() < 0.1
 
 
+def test_the_last_layers_keep_their_weights_in_bf16(pictures: list[Any], weights: list[Any]) -> None:
+    from onnx import numpy_helper
+
+    model = model_of(weights, biases=True)
+    made = rounded_to_bf16(model, pictures, 1)
+    before, after = (
+        {item.name: numpy_helper.to_array(item) for item in each.graph.initializer} for each in (model, made)
+    )
+    np.testing.assert_array_equal(after["w2"], before["w2"])
+    for name in ("w0", "w1", "b0", "b1"):
+        np.testing.assert_array_equal(after[name], in_bf16(after[name]))
+    assert np.abs(after["b2"] - in_bf16(after["b2"])).max() > 0
+    (exact,), (found,) = outputs_of(model, pictures), outputs_of(made, pictures)
+    np.testing.assert_allclose(found.mean(axis=(0, 2, 3)), exact.mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-4)
+
+
 def test_layers_that_are_kept_are_kept(pictures: list[Any], weights: list[Any]) -> None:
     found = Ranges.over(model_of(weights), pictures)
     kept = found.quantised(["c1"])
