@@ -1,10 +1,9 @@
 """The maps whose uncertainty is measured: how they are built, what is made of them, and their calibration.
 
 They stay in bench/uncertainty/, so that a stopped benchmark goes on. A test sequence is 100 frames that are missing
-between two that are there, so what maps are calibrated on is the same: 100 frames from the middle of two training
-sequences that follow each other, with fifty on either side. Three such gaps are there. Regression and coordinates hold
-out two of them in one training. Structure, which holds out none, is calibrated by three maps without one gap each, and,
-as single sequences differ more than gaps do, by three maps without a third of the sequences each.
+between two that are there, and so is what regression and coordinates hold out: 100 frames from the middle of two
+training sequences that follow each other, with fifty on either side, twice. Structure, which holds out none, is
+calibrated by three maps without a third of the sequences each.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from placecell.calibration.file import read_calibration
 from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.combine.calibrated import Calibrated, write_calibration
-from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold, folds, part_of
+from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold, folds
 from placecell.combine.ensemble import Ensemble
 from placecell.estimate import Estimate, Query
 from placecell.families.coordinates.config import Coordinates
@@ -38,8 +37,6 @@ from placecell.scene import Scene
 
 KEPT = ROOT / "bench" / "uncertainty"
 LABELS = "sfm"
-GAPS = ((50, 150), (250, 350), (450, 550))
-"""Among the 700 training frames, two sequences of 100 before each test sequence and one after the last."""
 FOLDS = 3
 PIECES = {"before": 250, "first gap": 350, "between": 450, "second gap": 550, "after": 700}
 """The training frames up to each number as sequences, of which `HELD` holds out the gaps."""
@@ -80,8 +77,7 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
-    "structure": System("structure", "structure, by sequences"),
-    "structure-gaps": System("structure", "structure, by gaps"),
+    "structure": System("structure", "structure"),
     "coordinates": System("coordinates", "coordinates"),
     "aleatoric": System("aleatoric-0", "regression, aleatoric"),
     "dropout": System("dropout-0", "regression, dropout", "passes"),
@@ -183,9 +179,5 @@ def _candidates(name: str, found: Localizer, scene: Scene) -> list[Candidate]:
     info = load_info(folder)
     if unseen := tuple(frame for frame in info.unseen(scene) if frame.split == "train"):
         return [Candidate(found, scene, unseen)]
-    if name.endswith("-gaps"):
-        posed = scene.split("train").posed
-        parts = [part_of(scene, posed[first:end]) for first, end in GAPS]
-    else:
-        parts = folds(replace(kitchen(LABELS), name=scene.name), FOLDS)
+    parts = folds(replace(kitchen(LABELS), name=scene.name), FOLDS)
     return list(built_without(info, parts, work=KEPT / f"{name}.folds", device="cpu", log=Terminal()))
