@@ -8,9 +8,9 @@
 
 Every time is the median of at least 200 runs with the 95th percentile beside it; of several rounds the median of each,
 as shared machines are faster at one time than at another. Beside every row stands how well that very export places the
-300 test frames. Maps are looked for in bench/ (see MAPS); one that is not there is left
-out. Their exports are made once, calibrated on training frames, and kept beside them in bench/speed/. Needs the real
-frames ($PLACECELL_DATA, default ../shared/data).
+300 test frames. Maps are looked for in bench/ (see MAPS); one that is not there is left out. Their exports are made
+once, calibrated on training frames, and kept beside them in bench/speed/. Needs the real frames ($PLACECELL_DATA,
+default ../shared/data).
 """
 
 from __future__ import annotations

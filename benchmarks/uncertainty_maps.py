@@ -43,7 +43,7 @@ PIECES = {"before": 250, "first gap": 350, "between": 450, "second gap": 550, "a
 HELD = 0.3
 SEEDS = (0, 1, 2)
 COMMON: dict[str, Any] = {"weights": str(WEIGHTS), "devices": 2, "validation": HELD, "epochs": 70.0}
-"""Half of the default's rounds, as five maps are trained so."""
+"""Half of the default's rounds, as four maps are trained so."""
 
 
 @dataclass(frozen=True)

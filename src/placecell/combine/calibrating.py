@@ -114,20 +114,19 @@ def folds(scene: Scene, count: int) -> list[Part]:
         groups = [frames[len(frames) * i // count : len(frames) * (i + 1) // count] for i in range(count)]
     if count < 2 or not all(groups):
         raise MapError(f"--folds {count}: at least 2, and no more than the {len(training.posed)} posed training frames")
-    return [part_of(training, [frame for group in groups[index::count] for frame in group]) for index in range(count)]
-
-
-def part_of(scene: Scene, asked: Sequence[Frame]) -> Part:
-    """Some of its training frames, and the others."""
-    training, names = scene.split("train"), {frame.name for frame in asked}
-    return training.keep([frame.name not in names for frame in training.frames]), tuple(asked)
+    found = []
+    for index in range(count):
+        asked = tuple(frame for group in groups[index::count] for frame in group)
+        names = {frame.name for frame in asked}
+        found.append((training.keep([frame.name not in names for frame in training.frames]), asked))
+    return found
 
 
 def built_without(info: MapInfo, parts: Sequence[Part], *, work: Path, device: str, log: Log) -> Iterator[Candidate]:
     """Maps of the same family, settings and seed as one, built without a part of its frames each, to be asked that.
 
     Args:
-        parts: `folds` of the scene, or others.
+        parts: `folds` of the scene.
         work: folder that keeps finished ones, so that an interrupted calibration goes on; the caller removes it.
     """
     settings = config_from_json(catalog.family(info.family), info.config)

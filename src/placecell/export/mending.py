@@ -56,10 +56,11 @@ def rounded_to_bf16(model: Any, pictures: Pictures, last: int) -> Any:
         stored[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
 
     layers = [node for node in model.graph.node if node.op_type in WITH_WEIGHTS]
-    inner, layers = layers[: len(layers) - last], [node for node in layers if node.op_type == "Conv"]
-    said = _means(model, [node.output[0] for node in layers], pictures)
-    for node in layers:
-        rounding = in_bf16 if node in inner else np.asarray
+    inner = {node.name for node in layers[: len(layers) - last]}
+    convolutions = [node for node in layers if node.op_type == "Conv"]
+    said = _means(model, [node.output[0] for node in convolutions], pictures)
+    for node in convolutions:
+        rounding = in_bf16 if node.name in inner else np.asarray
         keep(node.input[1], rounding(numpy_helper.to_array(stored[node.input[1]])))
         if len(node.input) > 2:
             now = _means(copied, node.output, pictures)[node.output[0]]
