@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -432,6 +433,25 @@ def test_a_jpeg_is_decoded_at_part_of_its_size(part: int) -> None:
     whole = images.decode_image(content, "a")
     means = cv2.resize(whole, (320 // part, 240 // part), interpolation=cv2.INTER_AREA)
     assert np.abs(small.astype(float) - means).mean() < 1.0  # and no shift by a part of a pixel
+
+
+@pytest.mark.parametrize("part", [1, 2, 8])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 20}], ids=str)
+def test_a_jpeg_has_the_pixels_that_pillow_makes_of_it(part: int, options: dict[str, object]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    content = encoded(Image.fromarray(noise), "JPEG", **options)
+    picture = Image.open(BytesIO(content))
+    picture.draft("RGB", (64 // part, 48 // part))
+    np.testing.assert_array_equal(decode_image(content, "a", shrink=part), np.asarray(picture))
+
+
+def test_pillow_has_the_last_word_on_a_jpeg_with_something_wrong_about_it() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    content = encoded(Image.fromarray(noise), "JPEG")
+    odd = content[:1000] + content[1500:]  # bytes lost on the way, of which a strict decoder warns
+    with pytest.raises(ValueError):
+        simplejpeg.decode_jpeg(odd)
+    np.testing.assert_array_equal(decode_image(odd, "a"), np.asarray(Image.open(BytesIO(odd))))
 
 
 def test_a_turned_jpeg_is_turned_at_part_of_its_size_too() -> None:

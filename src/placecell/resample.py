@@ -33,8 +33,8 @@ def resample(
 
     Between cameras with one centre this needs no depth and is exact: for pinholes it is the homography
     K' R K⁻¹ with R = `target_from_cam` (3, 3), identity if None; for lenses with distortion the map through the rays.
-    Where the target looks past the picture, its border is repeated, or there is `fill` (3,). Shrinking averages over
-    areas first.
+    Where the target looks past the picture, its border is repeated, or there is `fill` (3,). Shrinking averages
+    first.
 
     Raises:
         ValueError: the camera is not of the size of the image.
@@ -74,7 +74,8 @@ _SHIFT = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     if image.shape[:2] == (height, width):
         return image
-    method = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+    # To more than half of the size the four pixels about a point leave none out, in a tenth of the time.
+    method = cv2.INTER_AREA if image.shape[1] >= 2 * width else cv2.INTER_LINEAR
     return _as_rgb(cv2.resize(image, (width, height), interpolation=method))
 
 

@@ -16,7 +16,7 @@ from placecell.localizer import Coarse, Localizer
 from placecell.serve.limits import Limits, Problem
 
 Lens = Literal["request", "map or EXIF", "guess"]
-_FINER = 1.5
+_FINER = 1.05
 """A picture is decoded at a part of its size only where that leaves so many times the resolution a map looks with."""
 
 

@@ -111,13 +111,14 @@ def posed(centre: NDArray[np.float32], raw: NDArray[np.float32], rotation: Rotat
     Raises:
         ValueError: a number is none, or the numbers are no rotation.
     """
-    return Pose(_rotation(raw.astype(np.float64), rotation), scale * centre.astype(np.float64))
+    numbers, where = raw.astype(np.float64), scale * centre.astype(np.float64)
+    if rotation == "quaternion":
+        return Pose.from_quat_wxyz(numbers, where)
+    return Pose(_rotation(numbers, rotation), where)
 
 
 def _rotation(raw: Array, kind: RotationOutput) -> Array:
     """See `heads.ROTATIONS`; numbers from float32 are made exact."""
-    if kind == "quaternion":
-        return Pose.from_quat_wxyz(raw, np.zeros(3)).rotation
     if kind == "log-quaternion":
         return np.asarray(Rotation.from_rotvec(2.0 * raw).as_matrix(), np.float64)
     if kind == "9d":
