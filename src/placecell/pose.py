@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -34,10 +35,12 @@ class Pose:
         translation = np.array(self.translation, dtype=np.float64).reshape(-1)
         if rotation.shape != (3, 3) or translation.shape != (3,):
             raise ValueError(f"a pose takes (3, 3) and (3,), not {rotation.shape} and {translation.shape}")
-        if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
+        # Half of what NumPy takes for nine numbers.
+        x, y, z = rows = rotation.tolist()
+        if not all(map(isfinite, (*x, *y, *z, *translation.tolist()))):
             raise ValueError("a pose has to be finite")
-        drift = np.abs(rotation @ rotation.T - np.eye(3)).max()
-        if drift > _ORTHONORMAL_TOLERANCE or np.linalg.det(rotation) < 0:
+        drift = max(abs(_dot(a, b) - (a is b)) for a in rows for b in rows)
+        if drift > _ORTHONORMAL_TOLERANCE or _dot(x, _cross(y, z)) < 0:
             raise ValueError(f"not a rotation: R Rᵀ is off by {drift:.1e}; Pose.nearest() projects a noisy matrix")
         rotation.setflags(write=False)
         translation.setflags(write=False)
@@ -145,6 +148,14 @@ class Pose:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (np.array(self.rotation), np.array(self.translation)))
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def _trusted(rotation: Array, translation: Array) -> Pose:

@@ -92,6 +92,11 @@ class TestAccept:
         wrong = (np.linspace(0, 0.7, 50), np.zeros(50))  # none of this kind is ever right: none may be accepted
         assert accept_at([easy, wrong]) > 0.7
 
+    def test_a_handful_of_a_kind_promises_nothing_of_that_kind(self) -> None:
+        many, few = (np.full(400, 0.9), np.ones(400)), (np.full(18, 0.9), np.ones(18))
+        assert accept_at([many]) == 0.9
+        assert accept_at([many, few]) == 1.0
+
     def test_answers_of_one_confidence_are_accepted_together(self) -> None:
         stated = np.repeat([0.9, 0.5], 300)
         hits = np.ones(600)

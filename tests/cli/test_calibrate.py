@@ -70,7 +70,8 @@ class TestCalibrate:
         assert isinstance(found, Calibrated)
         own = found.calibration
         assert own.threshold == ("50cm/20deg", 0.5, 20.0)
-        assert (own.frames, own.damaged) == (60, 60) and own.widening.scale.kinds == ("features",)
+        assert (own.frames, own.damaged) == (60, 300)
+        assert own.widening.scale.kinds == ("features",)
 
     def test_what_the_map_was_built_from_is_refused(self, hall: Scene, placecell: Command, tmp_path: Path) -> None:
         assert placecell("build", hall.root, tmp_path / "m", "retrieval", *SMALL).code == 0

@@ -285,6 +285,12 @@ class TestCalibrated:
         )
         assert len(exact.asked) == 52
 
+    def test_few_frames_are_asked_damaged_several_times_each(self, room_scene: Scene) -> None:
+        exact = Exact(room_scene)
+        candidates = [Candidate(exact, room_scene, doubled(room_scene))]
+        found = calibrated(exact, room_scene, candidates, threshold=default_threshold(room_scene), log=Silent())
+        assert (found.calibration.frames, found.calibration.damaged) == (60, 300)
+
 
 class TestThreshold:
     def test_of_a_scene_without_scale_it_is_a_share_of_its_extent(self, room_scene: Scene) -> None:

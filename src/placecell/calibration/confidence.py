@@ -48,8 +48,8 @@ def fit_confidence(evidence: Array, hits: Array) -> Confidence:
 def accept_at(groups: Sequence[tuple[Array, Array]], sure: float = SURE) -> float:
     """The lowest confidence at which answers can be accepted: of those as confident or more, `sure` are right.
 
-    That has to hold in each group that has any so confident, and in all together by the mean under Jeffreys' prior, so
-    that a handful of right answers is not enough.
+    That has to hold, by the mean under Jeffreys' prior, in each group that has any so confident: a handful of right
+    answers is not enough, and those of one kind promise nothing of another.
 
     Args:
         groups: (confidence, hits) of answers to pictures of a kind.
@@ -61,9 +61,8 @@ def accept_at(groups: Sequence[tuple[Array, Array]], sure: float = SURE) -> floa
     counts = [_accepted(limits, *group) for group in groups]
     good = np.ones(len(limits), dtype=bool)
     for count, right in counts:
-        good &= right >= sure * count
-    total, right = np.sum([c for c, _ in counts], axis=0), np.sum([r for _, r in counts], axis=0)
-    good &= (right + 0.5) / (total + 1.0) >= sure
+        good &= (count == 0) | ((right + 0.5) / (count + 1.0) >= sure)
+    good &= np.sum([count for count, _ in counts], axis=0) > 0
     return float(limits[good][0]) if good.any() else 1.0
 
 

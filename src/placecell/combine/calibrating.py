@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,10 @@ from placecell.scene import Frame, Scene, centres, sequences
 
 _KINDS: tuple[Kind, ...] = tuple(kind for kind in LEVELS if kind != "wrong-focal")
 """A wrong focal length is a lie of whoever asks, which no picture betrays."""
+_HARDER, _MOST_ASKED = 500, 5
+"""Damaged pictures that are asked, about, as long as no frame is asked more often: each kind and level a few times."""
+_APART = 10_007
+"""Between the seeds of times that a frame is asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +176,9 @@ def calibrated(
         known = known_pictures(candidate.localizer, candidate.scene, _seen(candidate))
         asked = replace(candidate, frames=_spread(candidate.frames, limit))
         taken += answers(asked, known=known, log=log)
-        if damage_seed is not None:
-            harder += answers(asked, seed=damage_seed, known=known, log=log)
+        times = ceil(min(_MOST_ASKED, _HARDER / max(1, len(asked.frames))))
+        for again in range(0 if damage_seed is None else times):
+            harder += answers(asked, seed=(damage_seed or 0) + _APART * again, known=known, log=log)
     ours = known_pictures(localizer, scene, scene.split("train").posed)
     harder += answers_elsewhere(localizer, elsewhere, known=ours, log=log)
     return Calibrated(localizer, fit_calibration(taken, harder, threshold=threshold, coverage=coverage), ours)
