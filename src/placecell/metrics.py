@@ -16,6 +16,7 @@ import numpy as np
 from placecell.errors import SceneError
 from placecell.estimate import Estimate
 from placecell.pose import Array, Pose, PoseError, pose_error
+from placecell.spacing import even_places
 
 
 class Threshold(NamedTuple):
@@ -253,8 +254,7 @@ def _curves(found: Array, asked: int, *, metric: bool) -> dict[str, Curve]:
 
 def _curve(values: Array, asked: int) -> Curve:
     ordered = np.sort(values)
-    ranks = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _CURVE_POINTS)).round().astype(int))
-    errors = ordered[ranks]
+    errors = ordered[even_places(len(ordered), _CURVE_POINTS)]
     shares = np.searchsorted(ordered, errors, side="right") / asked
     return Curve(tuple(errors.tolist()), tuple(shares.tolist()))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from placecell.camera import Camera
 from placecell.pose import Array, Pose, scatter
+from placecell.spacing import even_places
 
 Mask = NDArray[np.bool_]
 Noise = float | NDArray[np.float64]
@@ -182,7 +183,7 @@ def refine_pnp(
         inliers = _agree(points, flat, camera, world_from_cam, max_error_px)
         if inliers.sum() < 4:
             return PnP(None, inliers, None, float("nan"))
-        kept = np.flatnonzero(inliers) if gain == _GAINS[-1] else _spread(np.flatnonzero(inliers), sampled)
+        kept = np.flatnonzero(inliers) if gain == _GAINS[-1] else _some(np.flatnonzero(inliers), sampled)
         chosen = None if covariance is None else covariance[kept]
         some = (points[kept], flat[kept], camera, world_from_cam, chosen, noise[kept])
         world_from_cam = _least_squares(*some, least_gain=gain)
@@ -239,7 +240,7 @@ class _Ransac(NamedTuple):
         """`world_from_cam` on which most of the matches agree, (N, 2) pixels of the distortion-free camera."""
         if len(points) < 4:
             return None
-        some = _spread(np.arange(len(points)), self.sampled)
+        some = _some(np.arange(len(points)), self.sampled)
         points, flat = points[some], flat[some]
         options = {
             "max_reproj_error": self.max_error_px,
@@ -254,11 +255,9 @@ class _Ransac(NamedTuple):
         return Pose.nearest(found.Rt).inv if report["num_inliers"] >= 4 else None
 
 
-def _spread(indices: NDArray[np.intp], count: int | None) -> NDArray[np.intp]:
-    """So many of them at most, evenly from first to last; None takes all."""
-    if count is None or len(indices) <= count:
-        return indices
-    return indices[np.linspace(0, len(indices) - 1, count).astype(np.intp)]
+def _some(indices: NDArray[np.intp], most: int | None) -> NDArray[np.intp]:
+    """So many of them at most; None takes all."""
+    return indices if most is None else indices[even_places(len(indices), most)]
 
 
 def _least_squares(

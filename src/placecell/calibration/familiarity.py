@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from placecell.pose import Array
+from placecell.spacing import even_places
 
 _KNOWN = 0.01
 _KEPT = 500
@@ -46,6 +47,4 @@ def strangeness_of(evidence: Array) -> Array:
 def fit_familiarity(evidence: Array) -> Familiarity:
     """From the evidence (N, K) of the answers to unseen pictures, N >= 1."""
     ordered = np.sort(strangeness_of(evidence))
-    if len(ordered) > _KEPT:
-        ordered = ordered[np.linspace(0, len(ordered) - 1, _KEPT).round().astype(np.intp)]
-    return Familiarity(tuple(ordered.tolist()), len(evidence))
+    return Familiarity(tuple(ordered[even_places(len(ordered), _KEPT)].tolist()), len(evidence))

@@ -21,6 +21,7 @@ from placecell.log import Log
 from placecell.report.glow import glow
 from placecell.run import Asked
 from placecell.scene import Frame, Scene
+from placecell.spacing import evenly
 
 _OF_FRAMES = ("name", "sequence", "split", "x", "y", "z", "qw", "qx", "qy", "qz")
 _OF_PHOTOS = ("name", "folder")
@@ -71,15 +72,9 @@ def explain(
     else:
         asked = frames_asked(scene, split, focal_px, depth=wants_depth(localizer))
     with atomic.new_folder(out, replace=overwrite) as aside:
-        made = _tell(localizer, _spread(asked, limit), scene, aside, log)
+        made = _tell(localizer, evenly(asked, limit), scene, aside, log)
     warn_of([], guessed, log)
     finish(f"{out}: {made}", ["ls", out])
-
-
-def _spread(asked: Sequence[Asked], limit: int) -> list[Asked]:
-    """At most `limit` of them, evenly."""
-    places = np.linspace(0, len(asked) - 1, min(limit, len(asked)))
-    return [asked[int(place)] for place in places.round()]
 
 
 def _tell(localizer: Localizer, asked: Sequence[Asked], scene: Scene | None, folder: Path, log: Log) -> str:

@@ -31,6 +31,7 @@ from placecell.log import Log
 from placecell.metrics import Threshold
 from placecell.run import Asked
 from placecell.scene import Frame, Scene, centres, sequences
+from placecell.spacing import evenly
 
 _KINDS: tuple[Kind, ...] = tuple(kind for kind in LEVELS if kind != "wrong-focal")
 """A wrong focal length is a lie of whoever asks, which no picture betrays."""
@@ -174,7 +175,7 @@ def calibrated(
     harder: list[Answered] = []
     for candidate in candidates:
         known = known_pictures(candidate.localizer, candidate.scene, _seen(candidate))
-        asked = replace(candidate, frames=_spread(candidate.frames, limit))
+        asked = replace(candidate, frames=tuple(evenly(candidate.frames, limit)))
         taken += answers(asked, known=known, log=log)
         times = ceil(min(_MOST_ASKED, _HARDER / max(1, len(asked.frames))))
         for again in range(0 if damage_seed is None else times):
@@ -206,12 +207,6 @@ def _seen(candidate: Candidate) -> list[Frame]:
     return [frame for frame in candidate.scene.split("train").posed if frame.name not in asked]
 
 
-def _spread(frames: Sequence[Frame], limit: int) -> tuple[Frame, ...]:
-    if len(frames) <= limit:
-        return tuple(frames)
-    return tuple(frames[place] for place in np.linspace(0, len(frames) - 1, limit).round().astype(int))
-
-
 def _is_of(folder: Path, scene: Scene, info: MapInfo) -> bool:
     if not (folder / "map.json").is_file():
         return False
@@ -229,7 +224,7 @@ def known_pictures(localizer: Localizer, scene: Scene, frames: Sequence[Frame]) 
     seer = seer_of(localizer)
     if seer is None or not frames:
         return None
-    chosen = _spread(frames, MOST)
+    chosen = evenly(frames, MOST)
     depth = wants_depth(localizer)
     vectors = [seer.pose_features([load_query(scene, frame, depth=depth)])[0] for frame in chosen]
     _, groups = np.unique([frame.sequence for frame in chosen], return_inverse=True)

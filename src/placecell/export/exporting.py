@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from placecell.runtime.coordinates import WHOLE_PX
 from placecell.runtime.engine import Precision
 from placecell.runtime.exported import Exported, localizer_of
 from placecell.scene import Frame, Scene
+from placecell.spacing import evenly
 
 _LRN = "ResponseNorm"
 _ASKED = 12
@@ -221,23 +222,15 @@ def _evidence(localizer: Localizer, scene: Scene, frames: int, log: Log) -> Evid
     train = scene.split("train").posed
     if len(train) < 2:
         raise MapError(f"scene {scene.name} has {len(train)} posed training frames; an export is judged with 2 or more")
-    chosen = _even(train, min(frames, len(train) // 2))
+    chosen = evenly(train, min(frames, len(train) // 2))
     names = {frame.name for frame in chosen}
-    judged = _even([frame for frame in train if frame.name not in names], _JUDGED * frames)
+    judged = evenly([frame for frame in train if frame.name not in names], _JUDGED * frames)
     queries = [load_query(scene, frame) for frame in log.track(chosen, "training frames to calibrate with")]
     seen = [picture for index, query in enumerate(queries) if (picture := _seen(localizer, query, index)) is not None]
     if not seen:
         raise MapError(f"scene {scene.name}: nothing is to be seen in the training frames; is it the scene of the map?")
     tracked = log.track(judged, "training frames to judge with")
-    return Evidence(seen, _even(queries, _ASKED), scene, judged, _answers(_in_full(localizer), scene, tracked))
-
-
-T = TypeVar("T")
-
-
-def _even(items: Sequence[T], count: int) -> list[T]:
-    """So many at most, from first to last."""
-    return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
+    return Evidence(seen, evenly(queries, _ASKED), scene, judged, _answers(_in_full(localizer), scene, tracked))
 
 
 def _answers(localizer: Localizer, scene: Scene, frames: Iterable[Frame]) -> list[Estimate]:

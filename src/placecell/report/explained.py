@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from placecell.report.pictures import data_uri
 from placecell.report.ramp import Ramp
 from placecell.report.wording import angle, length, text
 from placecell.scene import Frame, Scene, sequences
+from placecell.spacing import evenly
 
 _EACH = 4
 """Frames with their saliency, of the worst and of the best."""
@@ -35,7 +35,7 @@ def saliency_section(scene: Scene, judged: Sequence[Judged], localizer: Localize
     ranked = worst(judged, len(judged))
     # Spread over the worst and the best tenth, as neighbours in a sequence look alike and fail alike.
     tenth = min(max(_EACH, len(ranked) // 10), len(ranked) // 2)
-    bad, good = (_spread(part[:tenth], _EACH) for part in (ranked, ranked[::-1]))
+    bad, good = (evenly(part[:tenth], _EACH) for part in (ranked, ranked[::-1]))
     chosen = [*bad, *good]
     place = {item.frame.name: index for index, item in enumerate(judged)}
     cards = []
@@ -57,8 +57,8 @@ def features_section(scene: Scene, judged: Sequence[Judged], localizer: Localize
     """Training and asked pictures in the plane in which the map's features differ most; empty when it has none."""
     if not isinstance(localizer, PoseFeatures):
         return ""
-    train = _spread([frame for frame in scene.posed if frame.split == "train"], _MOST)
-    asked = _spread([item for item in judged if item.answer is not None], _MOST)
+    train = evenly([frame for frame in scene.posed if frame.split == "train"], _MOST)
+    asked = evenly([item for item in judged if item.answer is not None], _MOST)
     frames = [*train, *(item.frame for item in asked)]
     found = [_feature(scene, frame, localizer, log) for frame in log.track(frames, "pose features", len(frames))]
     known = [row for row in found if row is not None]
@@ -155,15 +155,6 @@ def _query(scene: Scene, frame: Frame, localizer: object, log: Log) -> Query | N
         log.warn(f"the report goes without a picture: {error}")
         return None
     return query if query.defect is None else None
-
-
-S = TypeVar("S")
-
-
-def _spread(items: Sequence[S], most: int) -> list[S]:
-    """At most so many of them, evenly."""
-    places = np.linspace(0, len(items) - 1, min(most, len(items)))
-    return [items[int(place)] for place in places.round()]
 
 
 def _section(key: str, title: str, remark: str, body: str) -> str:

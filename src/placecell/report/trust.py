@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from placecell.log import Log
 from placecell.metrics import Threshold, nees, percent
@@ -26,6 +27,7 @@ from placecell.report.ramp import Ramp
 from placecell.report.wording import angle, length, round_length, text
 from placecell.report.wording import threshold as threshold_told
 from placecell.scene import Scene, centres, sequences
+from placecell.spacing import even_places, evenly
 
 _FOOLED = 6
 _ELLIPSES = 200
@@ -86,8 +88,8 @@ def _order(stated: Sequence[tuple[Judged, PoseError]]) -> str:
     for k, name in enumerate(("position", "rotation")):
         curve = sparsification(error[:, k], sigma[:, k])
         whole = max(float(curve.oracle[0]), 1e-12)
-        thin = np.unique(np.linspace(0, len(curve.removed) - 1, 100).round().astype(int))
-        lines = {
+        thin = even_places(len(curve.removed), 100)
+        lines: dict[str, tuple[ArrayLike, ArrayLike]] = {
             "by predicted error": (curve.removed[thin], curve.by_sigma[thin] / whole),
             "oracle": (curve.removed[thin], curve.oracle[thin] / whole),
             "random": ([0.0, 1.0], [1.0, 1.0]),
@@ -145,8 +147,7 @@ def _scatter(scene: Scene, stated: Sequence[tuple[Judged, PoseError]]) -> str:
 def _ellipses(scene: Scene, stated: Sequence[tuple[Judged, PoseError]]) -> str:
     """The answers' centres from above with their covariance, over the paths of the training frames."""
     axes = ground_axes([frame.world_from_cam for frame in scene.posed if frame.world_from_cam is not None])[:2]
-    spread = np.unique(np.linspace(0, len(stated) - 1, min(len(stated), _ELLIPSES)).round().astype(int))
-    chosen = [stated[index][0] for index in spread]
+    chosen = [item for item, _ in evenly(stated, _ELLIPSES)]
     paths = [centres(group) @ axes.T for group in sequences([f for f in scene.posed if f.split == "train"]).values()]
     truths = np.array([item.truth.translation for item in chosen]) @ axes.T
     page, ramp = Plane(np.vstack([truths, *paths])), Ramp.of([item.error.distance for item in chosen])

@@ -35,6 +35,7 @@ from placecell.log import Log, Silent
 from placecell.pose import pose_error
 from placecell.resample import canonical_camera
 from placecell.scene import Frame, Scene
+from placecell.spacing import evenly
 from placecell.train.checkpoint import require_own
 from placecell.train.devices import leads, require_device
 from placecell.train.failures import plain_memory_errors
@@ -125,8 +126,8 @@ def chosen(config: Coordinates, scene: Scene) -> tuple[list[Frame], list[Frame]]
         raise MapError(f"scene {scene.name} has no posed training frame; label some, or choose another scene")
     held = held_out(frames, config.validation)
     rest = [frame for index, frame in enumerate(frames) if index not in held]
-    if 0 < config.frames < len(rest):
-        rest = [rest[place] for place in np.linspace(0, len(rest) - 1, config.frames).round().astype(int)]
+    if config.frames > 0:
+        rest = evenly(rest, config.frames)
     if config.experts > len(rest):
         raise MapError(
             f"scene {scene.name}: {len(rest)} training frames cannot be shared out among {config.experts} experts; "

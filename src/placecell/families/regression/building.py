@@ -31,6 +31,7 @@ from placecell.localizer import MapInfo, config_to_json
 from placecell.log import Log, Silent
 from placecell.resample import canonical_camera
 from placecell.scene import Frame, Scene
+from placecell.spacing import evenly
 from placecell.train.checkpoint import require_own
 from placecell.train.devices import leads, require_device
 from placecell.train.failures import plain_memory_errors
@@ -89,8 +90,8 @@ def chosen(config: Regression, frames: Sequence[Frame]) -> tuple[list[int], list
     """Which frames are learned from and which the training is judged by; thinned after the latter are set aside."""
     held = held_out(frames, config.validation)
     rest = [index for index in range(len(frames)) if index not in held]
-    if 0 < config.frames < len(rest):
-        rest = [rest[place] for place in np.linspace(0, len(rest) - 1, config.frames).round().astype(int)]
+    if config.frames > 0:
+        rest = evenly(rest, config.frames)
     return rest, sorted(held)
 
 

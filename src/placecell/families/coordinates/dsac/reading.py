@@ -19,6 +19,7 @@ from placecell.images import LEAST_DETAIL, detail, load_query
 from placecell.log import Log
 from placecell.resample import resample
 from placecell.scene import Frame, Scene
+from placecell.spacing import evenly
 from placecell.train.holdout import held_out
 from placecell.train.pictures import Pictures, files_identity
 from placecell.views import depth_of, has_points, points_by_frame
@@ -46,8 +47,8 @@ def chosen(config: Dsac, scene: Scene) -> tuple[list[Frame], list[Frame]]:
         frames = tuple(frame for frame in frames if frame.depth is not None)
     held = held_out(frames, config.validation)
     rest = [frame for index, frame in enumerate(frames) if index not in held]
-    if 0 < config.frames < len(rest):
-        rest = [rest[place] for place in np.linspace(0, len(rest) - 1, config.frames).round().astype(int)]
+    if config.frames > 0:
+        rest = evenly(rest, config.frames)
     return rest, [frames[index] for index in sorted(held)]
 
 
