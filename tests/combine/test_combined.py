@@ -155,9 +155,10 @@ class TestCascade:
         assert main(["combine", str(tmp_path / "c.map"), str(structure), str(structure), "--how", "cascade"]) == 0
         loaded = catalog.load_map(tmp_path / "c.map")
         assert isinstance(loaded, Cascade)
-        (found,), (alone,) = loaded.localize(queries[:1]), catalog.load_map(structure).localize(queries[:1])
-        assert pose_error(found.world_from_cam, alone.world_from_cam or Pose.exp(np.zeros(6))) < (0.01, 0.5)
-        assert (found.seconds or 0) > (alone.seconds or 0) / 2
+        once = catalog.load_map(structure)
+        (found,), alone = loaded.localize(queries[:1]), [once.localize(queries[:1])[0] for _ in range(4)]
+        assert pose_error(found.world_from_cam, alone[0].world_from_cam or Pose.exp(np.zeros(6))) < (0.01, 0.5)
+        assert (found.seconds or 0) > min(each.seconds or 0 for each in alone) / 2  # the time of both
 
     def test_takes_what_the_cheap_map_is_sure_of(self, structure: Path, queries: list[Query]) -> None:
         precise = catalog.load_map(structure)
