@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from placecell.calibration.confidence import accept_at, fit_confidence
 from placecell.pose import Array
@@ -78,10 +79,9 @@ class TestAccept:
         hits = (stated > 0.4).astype(float)
         hits[[700, 800]] = 0.0
         at = accept_at([(stated, hits)])
-        accepted = stated >= at
-        assert (hits[accepted].sum() + 0.5) / (accepted.sum() + 1) >= 0.99
-        lower = stated >= at - 0.0011
-        assert (hits[lower].sum() + 0.5) / (lower.sum() + 1) < 0.99
+        for limit, kept in ((at, True), (at - 0.0011, False)):
+            right, wrong = hits[stated >= limit].sum(), (1 - hits[stated >= limit]).sum()
+            assert (beta.ppf(0.05, right + 0.5, wrong + 0.5) >= 0.99) == kept
 
     def test_holds_in_each_group(self) -> None:
         stated = np.linspace(0, 1, 500)
@@ -93,7 +93,7 @@ class TestAccept:
         assert accept_at([easy, wrong]) > 0.7
 
     def test_a_handful_of_a_kind_promises_nothing_of_that_kind(self) -> None:
-        many, few = (np.full(400, 0.9), np.ones(400)), (np.full(18, 0.9), np.ones(18))
+        many, few = (np.full(400, 0.9), np.ones(400)), (np.full(60, 0.9), np.ones(60))
         assert accept_at([many]) == 0.9
         assert accept_at([many, few]) == 1.0
 
@@ -105,5 +105,6 @@ class TestAccept:
         assert accept_at([(stated[300:], np.sort(hits[300:])[::-1])]) == 1.0
 
     def test_too_few_answers_accept_nothing(self) -> None:
-        assert accept_at([(np.full(20, 0.97), np.ones(20))]) == 1.0
+        assert accept_at([(np.full(190, 0.97), np.ones(190))]) == 1.0
+        assert accept_at([(np.full(191, 0.97), np.ones(191))]) == 0.97
         assert accept_at([]) == 1.0

@@ -63,11 +63,11 @@ class TestFit:
                 item = item._replace(truth=item.truth @ Pose.exp([0, 0, 0, 0.08, 0, 0]))
             return item._replace(sequence=name)
 
-        told = [seen(index, item) for index, item in enumerate(own(800))]
+        told = [seen(index, item) for index, item in enumerate(own(2400))]
         blind = fit_calibration([item._replace(sequence="") for item in told])
         assert fit_calibration(told).accept_at == 1.0 > blind.accept_at
-        like = fit_calibration([item._replace(sequence=f"s{i % 2}") for i, item in enumerate(own(800))])
-        assert like.accept_at == pytest.approx(fit_calibration(own(800)).accept_at, abs=0.02)
+        like = fit_calibration([item._replace(sequence=f"s{i % 2}") for i, item in enumerate(own(2400))])
+        assert like.accept_at == pytest.approx(fit_calibration(own(2400)).accept_at, abs=0.02)
 
     def test_elsewhere_is_not_familiar(self, calibration: Calibration) -> None:
         here = [e.familiarity for e in asked(calibration, own(500, seed=3))]

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import betainc, expit
 
 from placecell.pose import Array
 
 SURE = 0.99
 """Share of the accepted answers that have to be right."""
+SURELY = 0.95
+"""Probability with which they have to be, by what was seen: 191 right answers and no wrong one are enough."""
 _PULL = 1.0
 """Variance⁻¹ of the weights about their prior."""
 _LEVEL = 0.02
@@ -48,8 +50,8 @@ def fit_confidence(evidence: Array, hits: Array) -> Confidence:
 def accept_at(groups: Sequence[tuple[Array, Array]], sure: float = SURE) -> float:
     """The lowest confidence at which answers can be accepted: of those as confident or more, `sure` are right.
 
-    That has to hold, by the mean under Jeffreys' prior, in each group that has any so confident: a handful of right
-    answers is not enough, and those of one kind promise nothing of another.
+    That has to hold in each group that has any so confident, with a probability of `SURELY` under Jeffreys' prior: of
+    promises that hold in the mean every third would be broken, and answers of one kind promise nothing of another.
 
     Args:
         groups: (confidence, hits) of answers to pictures of a kind.
@@ -61,7 +63,7 @@ def accept_at(groups: Sequence[tuple[Array, Array]], sure: float = SURE) -> floa
     counts = [_accepted(limits, *group) for group in groups]
     good = np.ones(len(limits), dtype=bool)
     for count, right in counts:
-        good &= (count == 0) | ((right + 0.5) / (count + 1.0) >= sure)
+        good &= (count == 0) | (betainc(right + 0.5, count - right + 0.5, sure) <= 1.0 - SURELY)
     good &= np.sum([count for count, _ in counts], axis=0) > 0
     return float(limits[good][0]) if good.any() else 1.0
 
