@@ -65,7 +65,7 @@ def calibrate(
         by: Maps built like this one from fewer frames of the scene, that are asked in its place.
         split: Whose frames are asked; test frames are spent by it.
         elsewhere: Folder of pictures of other places, which no answer is right for.
-        damaged: Ask the frames a second time, darkened, blurred or covered, to meet wrong answers, too.
+        damaged: Ask the frames again, darkened, blurred or covered, to meet wrong answers, too.
         within: Distance that a right answer is within, in the scene's unit; 0 is 10 cm, or 2 % of the extent.
         within_deg: And the angle.
         coverage: Share of the answers that their radii hold for.
