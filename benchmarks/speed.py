@@ -3,6 +3,7 @@
     python benchmarks/speed.py                           what is not measured yet, then the page
     python benchmarks/speed.py --again default           the rows of a map anew; `service`, `install` likewise
     python benchmarks/speed.py --round                   the times of all rows once more
+    python benchmarks/speed.py --round structure         of those whose names begin like that
     python benchmarks/speed.py --map posenet=FOLDER      another folder for a map
     python benchmarks/speed.py --page                    the page alone, from what is measured
 
@@ -27,8 +28,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,7 +38,6 @@ import cv2
 import numpy as np
 import torch
 from core import answers, judged, kitchen
-from numpy.typing import NDArray
 from page import ROOT, markdown, put, stamp
 from rows import MEASURED, THREADS, WEIGHTS, build
 from speed_service import service_figures, service_lines
@@ -48,7 +48,7 @@ from placecell.cli.terminal import Terminal
 from placecell.errors import PlacecellError
 from placecell.estimate import Estimate
 from placecell.export.exporting import export_map
-from placecell.export.graphs import example, graph_of
+from placecell.export.graphs import Graph, example, graph_of
 from placecell.families.regression.config import PRESETS, Regression
 from placecell.images import jpeg_of
 from placecell.localizer import Localizer, camera_of_map, load_info, map_bytes
@@ -171,14 +171,21 @@ def known(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def row(
-    name: str, fixed: Callable[[], dict[str, Any]], times: Callable[[], dict[str, Any]], *, once_more: bool
-) -> None:
+Rounds = tuple[str, ...] | None
+"""What the names of rows begin with that are timed once more; of none all, None times none."""
+
+
+def due(name: str, rounds: Rounds) -> bool:
+    """Whether there is something to do for a row."""
+    return known(name) is None or (rounds is not None and name.startswith(rounds or ""))
+
+
+def row(name: str, fixed: Callable[[], dict[str, Any]], times: Callable[[], dict[str, Any]]) -> None:
     """A row that is not there yet; or another round of its times."""
     found = known(name)
     if found is None:
         keep(name, {**times(), **fixed()})
-    elif once_more:
+    else:
         keep(name, {**found, **{key: with_round(found[key], time) for key, time in times().items()}})
 
 
@@ -188,58 +195,83 @@ def with_round(found: dict[str, Any], time: dict[str, float]) -> dict[str, Any]:
     return {**{key: float(np.median([each[key] for each in rounds])) for key in time}, "rounds": rounds}
 
 
-def network_rows(name: str, folder: Path, scene: Scene, *, once_more: bool) -> None:
-    """A map of a network in every engine and precision."""
-    localizer = load_map(folder)
-    graph = graph_of(localizer)
-    picture = example(graph, 1)
-    work = gmac(graph.network, picture)
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A map of a network, looked at as far as it is needed."""
 
-    def in_torch(network: Callable[[torch.Tensor], Any]) -> dict[str, float]:
+    folder: Path
+
+    @cached_property
+    def localizer(self) -> Localizer:
+        """The map."""
+        return load_map(self.folder)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What is exported of it."""
+        return graph_of(self.localizer)
+
+    @cached_property
+    def picture(self) -> torch.Tensor:
+        """One that it can look at."""
+        return example(self.graph, 1)
+
+    @cached_property
+    def work(self) -> float:
+        """Thousand million products for it."""
+        return gmac(self.graph.network, self.picture)
+
+    def timed(self, network: Callable[[torch.Tensor], Any]) -> dict[str, float]:
+        """In torch."""
         with torch.inference_mode():
-            return timed(lambda: network(picture))
+            return timed(lambda: network(self.picture))
 
-    told = {"engine": "torch eager", "precision": "fp32", "gmac": work, "mb": map_bytes(folder) / 1e6}
-    row(
-        f"{name}-torch-eager",
-        lambda: {**told, **accuracy(localizer, scene)},
-        lambda: {"model": in_torch(graph.network), **from_bytes(localizer, folder, photos(scene))},
-        once_more=once_more,
-    )
-    row(
-        f"{name}-torch-compile",
-        lambda: {"engine": "torch.compile", "precision": "fp32", "gmac": work},
-        lambda: {"model": in_torch(torch.compile(graph.network))},
-        once_more=once_more,
-    )
+
+def network_rows(name: str, folder: Path, scene: Scene, rounds: Rounds) -> None:
+    """A map of a network in every engine and precision."""
+    own = Network(folder)
+    if due(f"{name}-torch-eager", rounds):
+        told = {"engine": "torch eager", "precision": "fp32", "gmac": own.work, "mb": map_bytes(folder) / 1e6}
+        row(
+            f"{name}-torch-eager",
+            lambda: {**told, **accuracy(own.localizer, scene)},
+            lambda: {"model": own.timed(own.graph.network), **from_bytes(own.localizer, folder, photos(scene))},
+        )
+    if due(f"{name}-torch-compile", rounds):
+        row(
+            f"{name}-torch-compile",
+            lambda: {"engine": "torch.compile", "precision": "fp32", "gmac": own.work},
+            lambda: {"model": own.timed(torch.compile(own.graph.network))},
+        )
     for precision in ("fp32", "bf16", "int8"):
         out = EXPORTS / f"{name}-{precision}.map"
         if not out.is_dir():
             EXPORTS.mkdir(parents=True, exist_ok=True)
             export_map(folder, out, scene=scene, precision=precision, force=True, log=Terminal())
         for kind in ("openvino", "onnxruntime"):
-            if (kind, precision) != ("onnxruntime", "bf16"):
-                export_row(f"{name}-{kind}-{precision}", out, kind, picture.numpy(), work, scene, once_more=once_more)
+            key = f"{name}-{kind}-{precision}"
+            if (kind, precision) != ("onnxruntime", "bf16") and due(key, rounds):
+                export_row(key, out, kind, own, scene)
 
 
-def export_row(
-    name: str, out: Path, kind: Engines, images: NDArray[np.uint8], work: float, scene: Scene, *, once_more: bool
-) -> None:
+def export_row(name: str, out: Path, kind: Engines, made_of: Network, scene: Scene) -> None:
     """An export in one engine."""
     exported = Exported.load(out)
     found: Any = localizer_of(exported, kind=kind)
-    told = {"engine": kind, "precision": exported.told["precision"], "gmac": work, "mb": map_bytes(out) / 1e6}
+    told = {"engine": kind, "precision": exported.told["precision"], "gmac": made_of.work, "mb": map_bytes(out) / 1e6}
+    images = made_of.picture.numpy()
     row(
         name,
         lambda: {**told, "parity": exported.told["parity"], **accuracy(found, scene)},
         lambda: {"model": timed(partial(found.engine.run, images)), **from_bytes(found, out, photos(scene))},
-        once_more=once_more,
     )
 
 
-def dense_rows(name: str, folder: Path, scene: Scene, *, once_more: bool) -> None:
+def dense_rows(name: str, folder: Path, scene: Scene, rounds: Rounds) -> None:
     """A map that looks through windows: its 128 windows one by one, and with the encoder run once."""
     for inference in ("dense", "one-pass"):
+        if not due(f"{name}-{inference}", rounds):
+            continue
         found: Any = load_map(folder)
         found = replace(found, family=replace(found.family, inference=inference))
         told = "128 windows" if inference == "dense" else "128 windows, one pass"
@@ -249,7 +281,6 @@ def dense_rows(name: str, folder: Path, scene: Scene, *, once_more: bool) -> Non
             f"{name}-{inference}",
             lambda fixed=fixed, runs=runs: {**fixed, "runs": runs},
             lambda found=found, runs=runs: from_bytes(found, folder, {"bytes": photos(scene)["bytes"]}, runs),
-            once_more=once_more,
         )
 
 
@@ -261,14 +292,15 @@ def built(name: str, folder: Path, scene: Scene) -> None:
         build(Path(place) / "kitchen", folder, BUILT[name])
 
 
-def structure_row(folder: Path, scene: Scene, *, once_more: bool) -> None:
+def structure_row(folder: Path, scene: Scene, rounds: Rounds) -> None:
     """The structure map, which runs without torch as it is."""
+    if not due("structure", rounds):
+        return
     localizer = load_map(folder)
     row(
         "structure",
         lambda: {"engine": "as it is", "precision": "", "mb": map_bytes(folder) / 1e6, **accuracy(localizer, scene)},
         lambda: from_bytes(localizer, folder, photos(scene)),
-        once_more=once_more,
     )
 
 
@@ -331,7 +363,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=400, help="of each number of clients")
     parser.add_argument("--soak", type=int, default=20_000)
     parser.add_argument("--page", action="store_true")
-    parser.add_argument("--round", action="store_true", help="times of all rows once more")
+    parser.add_argument("--round", nargs="*", metavar="NAME", help="times of these rows, or of all, once more")
     given = parser.parse_args()
     maps = {**MAPS, **{name: Path(folder) for name, _, folder in (word.partition("=") for word in given.map)}}
     for name in given.again:
@@ -340,12 +372,12 @@ def main() -> None:
         for path in EXPORTS.glob(f"{name}-*.map"):
             shutil.rmtree(path)
     if not given.page:
-        measure(maps, given.requests, given.soak, once_more=given.round)
+        measure(maps, given.requests, given.soak, None if given.round is None else tuple(given.round))
     page()
 
 
-def measure(maps: dict[str, Path], requests: int, soak: int, *, once_more: bool) -> None:
-    """All rows that are not there yet; with `once_more` the times of those that are."""
+def measure(maps: dict[str, Path], requests: int, soak: int, rounds: Rounds) -> None:
+    """All rows that are not there yet, and the times of those that are asked once more."""
     cv2.setNumThreads(THREADS)
     torch.set_num_threads(THREADS)
     scene = kitchen("sfm")
@@ -355,11 +387,11 @@ def measure(maps: dict[str, Path], requests: int, soak: int, *, once_more: bool)
         if not (folder / "map.json").is_file():
             print(f"{folder} is not there, so its rows are left out", file=sys.stderr)
         elif name == "structure":
-            structure_row(folder, scene, once_more=once_more)
+            structure_row(folder, scene, rounds)
         else:
-            network_rows(name, folder, scene, once_more=once_more)
+            network_rows(name, folder, scene, rounds)
         if name == "posenet" and (folder / "map.json").is_file():
-            dense_rows(name, folder, scene, once_more=once_more)
+            dense_rows(name, folder, scene, rounds)
     served = EXPORTS / SERVED
     if known("service") is None and served.is_dir():
         picture = photos(scene)["bytes"]
