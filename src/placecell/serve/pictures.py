@@ -16,8 +16,9 @@ from placecell.localizer import Coarse, Localizer
 from placecell.serve.limits import Limits, Problem
 
 Lens = Literal["request", "map or EXIF", "guess"]
-_FINER = 1.05
-"""A picture is decoded at a part of its size only where that leaves so many times the resolution a map looks with."""
+_ENOUGH = 0.9
+"""A picture is decoded at a part of its size where that leaves so much of the resolution a map looks with: networks
+answer as well when a tenth is missing."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def shrink_for(camera: Camera, localizer: Localizer) -> int:
     """The part of a picture's size that a map can see anything of: 1, or a half, a quarter, an eighth as 2, 4, 8."""
     if not isinstance(localizer, Coarse):
         return 1
-    finer = camera.fx / (_FINER * localizer.sight.fx)
+    finer = camera.fx / (_ENOUGH * localizer.sight.fx)
     return next((part for part in (8, 4, 2) if finer >= part), 1)
 
 
