@@ -55,6 +55,8 @@ def exif_from_tags(tags: Image.Exif, width: int, height: int) -> Exif:
     The focal length is the 35 mm equivalent f35 scaled by the image diagonal, f_px = f35 * diagonal_px / 43.267 (CIPA
     DCG-001), else the focal length in mm times the resolution of the focal plane.
     """
+    if not tags:
+        return Exif(width, height)
     turned = orientation(tags)
     details, gps = _subtags(tags, ExifTags.IFD.Exif), _subtags(tags, ExifTags.IFD.GPSInfo)
     focal_px = _focal_px(details, width, height)

@@ -43,7 +43,7 @@ def resample(
         raise ValueError(f"camera is for {camera.width}x{camera.height} px, the image is {image.shape}")
     if target_from_cam is None and target == camera.resized(target.width, target.height):
         return _resized(image, target.width, target.height)
-    image, camera = shrunk(image, camera, target)
+    image, camera = shrunk(image, camera, target, beyond=_HALF)
     rotation = np.eye(3) if target_from_cam is None else target_from_cam
     size = (target.width, target.height)
     border = {} if fill is None else {"borderMode": cv2.BORDER_CONSTANT, "borderValue": np.asarray(fill).tolist()}
@@ -58,16 +58,22 @@ def resample(
     return _as_rgb(cv2.remap(image, u_px, v_px, interpolation=options.pop("flags"), **options))
 
 
-def shrunk(image: NDArray[np.uint8], camera: Camera, target: Camera) -> tuple[NDArray[np.uint8], Camera]:
-    """The picture at about the resolution of the target, pixels per radian; never larger."""
+def shrunk(
+    image: NDArray[np.uint8], camera: Camera, target: Camera, *, beyond: float = 0.9
+) -> tuple[NDArray[np.uint8], Camera]:
+    """The picture averaged to the resolution of the target, pixels per radian; where that is `beyond` its own or more,
+    as it is."""
     scale = max(target.fx / camera.fx, target.fy / camera.fy)
-    if scale > 0.9:
+    if scale > beyond:
         return image, camera
     width, height = max(1, round(camera.width * scale)), max(1, round(camera.height * scale))
     averaged = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return _as_rgb(averaged), camera.resized(width, height)
 
 
+_HALF = 0.5
+"""To more than this size the four pixels about a point leave none out, and take a tenth of the time of averages.
+Networks answer as well then; SIFT finds a few points less."""
 # Ours has the outer corner of the first pixel at 0, OpenCV its centre.
 _SHIFT = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 
@@ -75,9 +81,7 @@ _SHIFT = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     if image.shape[:2] == (height, width):
         return image
-    # To more than half of the size, the four pixels about a point leave none out, in a tenth of the time. Networks
-    # answer as well then; SIFT finds a few points less, so `shrunk` averages.
-    method = cv2.INTER_AREA if image.shape[1] >= 2 * width else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if width <= _HALF * image.shape[1] else cv2.INTER_LINEAR
     return _as_rgb(cv2.resize(image, (width, height), interpolation=method))
 
 
