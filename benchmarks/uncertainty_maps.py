@@ -1,10 +1,10 @@
 """The maps whose uncertainty is measured: how they are built, what is made of them, and their calibration.
 
-They stay in bench/uncertainty/, so that a stopped benchmark goes on. Regression learns from all training frames and is
-calibrated by a twin built alike that holds some out (`placecell calibrate --by`); coordinates holds them out itself. A
-test sequence is 100 frames that are missing between two that are there, and so is what is held out: 100 frames from the
-middle of two training sequences that follow each other, with fifty on either side, twice. Structure is calibrated by
-three maps without a third of the sequences each (`--folds 3`).
+They stay in bench/uncertainty/, so that a stopped benchmark goes on. The aleatoric regression maps learn from all
+training frames and are calibrated by twins built alike that hold some out (`placecell calibrate --by`); coordinates and
+the map with dropout hold them out themselves. A test sequence is 100 frames that are missing between two that are
+there, and so is what is held out: 100 frames from the middle of two training sequences that follow each other, with
+fifty on either side, twice. Structure is calibrated by three maps without a third of the sequences each (`--folds 3`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PIECES = {"before": 250, "first gap": 350, "between": 450, "second gap": 550, "a
 HELD = 0.3
 SEEDS = (0, 1, 2)
 COMMON: dict[str, Any] = {"weights": str(WEIGHTS), "devices": 2, "epochs": 70.0}
-"""Half of the default's rounds, as eight maps are trained so."""
+"""Half of the default's rounds, as seven maps are trained so."""
 TWIN = "-twin"
 """At the end of the name of a map that holds frames out."""
 
@@ -61,7 +61,7 @@ BUILT: dict[str, Built] = {
     "structure": Built(Structure()),
     "coordinates": Built(Coordinates(weights=str(WEIGHTS), validation=HELD)),
     **{f"aleatoric-{seed}": Built(Regression(**COMMON), seed) for seed in SEEDS},
-    "dropout-0": Built(Regression(**COMMON, dropout=0.2, passes=40)),
+    "dropout-0": Built(Regression(**COMMON, dropout=0.2, passes=40, validation=HELD)),
 }
 COMBINED: dict[str, tuple[str, ...]] = {
     "ensemble": tuple(f"aleatoric-{seed}" for seed in SEEDS),
@@ -138,7 +138,11 @@ def folder_of(name: str) -> Path:
         Ensemble.of([folder_of(member + TWIN * twin) for member in COMBINED[single]]).save(folder)
         return folder
     scene, built = KEPT / "kitchen", BUILT[single]
-    settings = replace(built.settings, validation=HELD) if twin else built.settings
+    settings = built.settings
+    if twin:
+        if settings.validation == HELD:
+            return folder_of(single)
+        settings = replace(settings, validation=HELD)
     if not (scene / "scene.json").is_file():
         shutil.rmtree(scene, ignore_errors=True)
         place().save(scene)
@@ -182,8 +186,7 @@ def _is_of(kept: Path, folder: Path) -> bool:
 def _candidates(name: str, scene: Scene) -> list[Candidate]:
     system = SYSTEMS[name]
     if system.map != "structure":
-        twin = system.map != "coordinates"
-        unseen = unseen_frames(folder_of(system.map + TWIN * twin), scene)
-        return [Candidate(localizer_of(system, twin=twin), scene, unseen)]
+        unseen = unseen_frames(folder_of(system.map + TWIN), scene)
+        return [Candidate(localizer_of(system, twin=True), scene, unseen)]
     info, parts = load_info(folder_of(system.map)), folds(replace(kitchen(LABELS), name=scene.name), FOLDS)
     return list(built_without(info, parts, work=KEPT / f"{name}.folds", device="cpu", log=Terminal()))

@@ -30,7 +30,7 @@ from placecell.localizer import Localizer, MapInfo, load_info, map_fingerprint
 from placecell.log import Log
 from placecell.resample import resample
 from placecell.runtime.coordinates import WHOLE_PX
-from placecell.runtime.engine import Precision
+from placecell.runtime.engine import Engines, Precision, engines
 from placecell.runtime.exported import Exported, localizer_of
 from placecell.scene import Frame, Scene
 from placecell.spacing import evenly
@@ -58,9 +58,18 @@ class Evidence:
     """The map's own answers to those, in float32."""
 
     def parity(self, exported: Exported) -> Parity:
-        """How the export answers."""
+        """How the export answers, in the engine that answers worse: what one of them leaves in floating point, the
+        other takes in eight bits as the file has it."""
+        first, *others = engines()
+        found = self._parity(exported, first)
+        for kind in others if found.close and exported.told["precision"] == "int8" else ():
+            found = max(found, self._parity(exported, kind), key=lambda one: (not one.close, one.moved))
+        return found
+
+    def _parity(self, exported: Exported, kind: Engines) -> Parity:
         truths = [frame.world_from_cam for frame in self.judged if frame.world_from_cam is not None]
-        return Parity.of(_answers(localizer_of(exported), self.scene, self.judged), self.reference, truths)
+        found = localizer_of(exported, kind=kind)
+        return Parity.of(_answers(found, self.scene, self.judged), self.reference, truths)
 
 
 def export_map(

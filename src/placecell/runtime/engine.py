@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -32,6 +32,18 @@ class Engine(Protocol):
         ...
 
 
+def engines() -> list[Engines]:
+    """Those that are installed, the fastest first.
+
+    Raises:
+        MissingExtra: there is none.
+    """
+    found = [name for name in get_args(Engines) if find_spec(name)]
+    if not found:
+        raise MissingExtra("onnxruntime", "serve")
+    return found
+
+
 def engine_of(model: bytes, where: str, *, precision: Precision, kind: Engines | None = None) -> Engine:
     """The engine of an ONNX file's content; `where` names it in errors.
 
@@ -43,9 +55,7 @@ def engine_of(model: bytes, where: str, *, precision: Precision, kind: Engines |
         MissingExtra: neither engine is installed, or not the one that was asked for.
         FormatError: the engine cannot read the file.
     """
-    chosen = kind or next((name for name in ("openvino", "onnxruntime") if find_spec(name)), None)
-    if chosen is None:
-        raise MissingExtra("onnxruntime", "serve")
+    chosen = kind or engines()[0]
     made: type[OpenVino] | type[OnnxRuntime] = OpenVino if chosen == "openvino" else OnnxRuntime
     with naming_extras():
         try:
