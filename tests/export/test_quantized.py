@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from conftest import Remembering
 from placecell.export.mending import in_bf16, in_eight_bits, mended, rounded_to_bf16
 from placecell.export.quantized import Ranges, ladder, suffering
+from placecell.runtime.engine import Engines, engine_of
 
 
 def outputs_of(model: Any, pictures: list[Any]) -> list[Any]:
@@ -180,6 +181,24 @@ def test_layers_that_are_kept_are_kept(pictures: list[Any], weights: list[Any]) 
     assert "w1" in names and "w0" not in names and "w2" not in names
     everything = found.quantised(found.layers)
     assert {"w0", "w1", "w2"} <= {item.name for item in everything.graph.initializer}
+
+
+@pytest.mark.parametrize("kind", get_args(Engines))
+def test_engines_keep_what_is_kept(kind: Engines, pictures: list[Any], weights: list[Any]) -> None:
+    """ONNX Runtime by itself takes the layer between two others in eight bits, too, with one step for all of it."""
+    from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+
+    weights[1][2] *= 1000
+    weights[2][:, 2] *= 1e-4
+    made = Ranges.over(model_of(weights), pictures).quantised(["c1"])
+    content = made.SerializeToString()
+    plain = SessionOptions()
+    plain.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = InferenceSession(content, plain, providers=["CPUExecutionProvider"])
+    engine = engine_of(content, "model", precision="int8", kind=kind)
+    for picture in pictures:
+        (exact,) = session.run(None, {"images": picture})
+        np.testing.assert_allclose(engine.run(picture)[0], exact, atol=0.02 * np.std(exact))
 
 
 def test_who_suffers_most_is_found(pictures: list[Any], weights: list[Any]) -> None:

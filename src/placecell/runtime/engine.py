@@ -20,6 +20,9 @@ Floats = NDArray[np.float32]
 
 _SHAPES = 4
 """Sizes of pictures that OpenVINO keeps a compiled model for: it is fastest when sizes are fixed."""
+_DISABLED = ["WeightBiasQuantization"]
+"""Of ONNX Runtime's changes: it would take layers in eight bits, too, that the file keeps in floating point between
+others that are not."""
 
 
 class Engine(Protocol):
@@ -120,7 +123,9 @@ class OnnxRuntime:
         settings.log_severity_level = 3
         # Threads that spin between pictures take the cores from whoever decodes the next one.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
+        )
         self._input = self._session.get_inputs()[0].name
 
     def run(self, images: NDArray[np.uint8]) -> list[Floats]:
