@@ -5,7 +5,7 @@
     python benchmarks/uncertainty.py structure --again    calibrated and measured anew; maps are kept
     python benchmarks/uncertainty.py --page               the page alone, from what is measured
 
-The maps are built first, which takes four hours on two cores; a stopped benchmark goes on. Parts of the figures are
+The maps are built first, which takes two hours on two cores; a stopped benchmark goes on. Parts of the figures are
 kept apart in benchmarks/measured/uncertainty/MAP-PART.json. Needs the real frames and photographs ($PLACECELL_DATA,
 default ../shared/data) and the ImageNet weights ($PLACECELL_WEIGHTS).
 """

@@ -1,10 +1,9 @@
 """The maps whose uncertainty is measured: how they are built, what is made of them, and their calibration.
 
-They stay in bench/uncertainty/, so that a stopped benchmark goes on. The aleatoric regression maps learn from all
-training frames and are calibrated by twins built alike that hold some out (`placecell calibrate --by`); coordinates and
-the map with dropout hold them out themselves. A test sequence is 100 frames that are missing between two that are
-there, and so is what is held out: 100 frames from the middle of two training sequences that follow each other, with
-fifty on either side, twice. Structure is calibrated by three maps without a third of the sequences each (`--folds 3`).
+They stay in bench/uncertainty/, so that a stopped benchmark goes on. A test sequence is 100 frames that are missing
+between two that are there, and so is what regression and coordinates hold out: 100 frames from the middle of two
+training sequences that follow each other, with fifty on either side, twice. Structure, which holds out none, is
+calibrated by three maps without a third of the sequences each.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from placecell.calibration.file import read_calibration
 from placecell.catalog import load_map
 from placecell.cli.terminal import Terminal
 from placecell.combine.calibrated import Calibrated, write_calibration
-from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold, folds, unseen_frames
+from placecell.combine.calibrating import Candidate, built_without, calibrated, default_threshold, folds
 from placecell.combine.ensemble import Ensemble
 from placecell.estimate import Estimate, Query
 from placecell.families.coordinates.config import Coordinates
@@ -43,10 +42,8 @@ PIECES = {"before": 250, "first gap": 350, "between": 450, "second gap": 550, "a
 """The training frames up to each number as sequences, of which `HELD` holds out the gaps."""
 HELD = 0.3
 SEEDS = (0, 1, 2)
-COMMON: dict[str, Any] = {"weights": str(WEIGHTS), "devices": 2, "epochs": 70.0}
-"""Half of the default's rounds, as seven maps are trained so."""
-TWIN = "-twin"
-"""At the end of the name of a map that holds frames out."""
+COMMON: dict[str, Any] = {"weights": str(WEIGHTS), "devices": 2, "validation": HELD, "epochs": 70.0}
+"""Half of the default's rounds, as four maps are trained so."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ BUILT: dict[str, Built] = {
     "structure": Built(Structure()),
     "coordinates": Built(Coordinates(weights=str(WEIGHTS), validation=HELD)),
     **{f"aleatoric-{seed}": Built(Regression(**COMMON), seed) for seed in SEEDS},
-    "dropout-0": Built(Regression(**COMMON, dropout=0.2, passes=40, validation=HELD)),
+    "dropout-0": Built(Regression(**COMMON, dropout=0.2, passes=40)),
 }
 COMBINED: dict[str, tuple[str, ...]] = {
     "ensemble": tuple(f"aleatoric-{seed}" for seed in SEEDS),
@@ -133,27 +130,21 @@ def folder_of(name: str) -> Path:
     folder = KEPT / f"{name}.map"
     if (folder / "map.json").is_file():
         return folder
-    single, twin = name.removesuffix(TWIN), name.endswith(TWIN)
-    if single in COMBINED:
-        Ensemble.of([folder_of(member + TWIN * twin) for member in COMBINED[single]]).save(folder)
+    if name in COMBINED:
+        Ensemble.of([folder_of(member) for member in COMBINED[name]]).save(folder)
         return folder
-    scene, built = KEPT / "kitchen", BUILT[single]
-    settings = built.settings
-    if twin:
-        if settings.validation == HELD:
-            return folder_of(single)
-        settings = replace(settings, validation=HELD)
+    scene, built = KEPT / "kitchen", BUILT[name]
     if not (scene / "scene.json").is_file():
         shutil.rmtree(scene, ignore_errors=True)
         place().save(scene)
     print(f"building {name}", flush=True)
-    build(scene, folder, settings, built.seed)
+    build(scene, folder, built.settings, built.seed)
     return folder
 
 
-def localizer_of(system: System, *, twin: bool = False) -> Localizer:
-    """The map of a system without a calibration, or its twin."""
-    folder = folder_of(system.map + TWIN * twin)
+def localizer_of(system: System) -> Localizer:
+    """The map of a system without a calibration."""
+    folder = folder_of(system.map)
     return PassesAlone.load(folder) if system.sigma == "passes" else load_map(folder, calibrated=False)
 
 
@@ -169,7 +160,7 @@ def ready(name: str, *, again: bool) -> Calibrated:
     kept = KEPT / f"{name}.calibrated"
     if again or not _is_of(kept, folder):
         scene, log = scene_of(folder), Terminal()
-        made = calibrated(found, scene, _candidates(name, scene), threshold=default_threshold(scene), log=log)
+        made = calibrated(found, scene, _candidates(name, found, scene), threshold=default_threshold(scene), log=log)
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
         for file in ("map.json", "weights.safetensors"):
@@ -183,10 +174,10 @@ def _is_of(kept: Path, folder: Path) -> bool:
     return (kept / "calibration.json").is_file() and map_fingerprint(kept) == map_fingerprint(folder)
 
 
-def _candidates(name: str, scene: Scene) -> list[Candidate]:
-    system = SYSTEMS[name]
-    if system.map != "structure":
-        unseen = unseen_frames(folder_of(system.map + TWIN), scene)
-        return [Candidate(localizer_of(system, twin=True), scene, unseen)]
-    info, parts = load_info(folder_of(system.map)), folds(replace(kitchen(LABELS), name=scene.name), FOLDS)
+def _candidates(name: str, found: Localizer, scene: Scene) -> list[Candidate]:
+    folder = folder_of(SYSTEMS[name].map)
+    info = load_info(folder)
+    if unseen := tuple(frame for frame in info.unseen(scene) if frame.split == "train"):
+        return [Candidate(found, scene, unseen)]
+    parts = folds(replace(kitchen(LABELS), name=scene.name), FOLDS)
     return list(built_without(info, parts, work=KEPT / f"{name}.folds", device="cpu", log=Terminal()))

@@ -27,7 +27,6 @@ from placecell.combine.calibrating import (
 from placecell.combine.members import info_of
 from placecell.errors import FormatError, MapError
 from placecell.estimate import Estimate, Query
-from placecell.families.regression.config import Regression
 from placecell.families.retrieval import Retrieval
 from placecell.families.structure import Structure
 from placecell.images import load_query
@@ -118,16 +117,6 @@ class TestAlike:
         with pytest.raises(MapError, match=r"other has ratio 0\.7, .*one has 0\.85: the errors of one say nothing"):
             require_alike(one, load_info(one), other)
         require_alike(one, load_info(one), one)
-
-    def test_what_is_held_out_is_no_matter(self, room_scene: Scene, tmp_path: Path) -> None:
-        folders = [tmp_path / name for name in ("all", "part", "longer")]
-        kinds = (Regression(), Regression(validation=0.3), Regression(epochs=3.0))
-        for folder, kind in zip(folders, kinds, strict=True):
-            save_map(folder, MapInfo.of(kind, room_scene, 0), {"a": np.zeros(1)})
-        every, part, longer = folders
-        require_alike(every, load_info(every), part)
-        with pytest.raises(MapError, match=r"epochs"):
-            require_alike(every, load_info(every), longer)
 
     def test_another_family_is_named(self, room_scene: Scene, room_map_folder: Maps, tmp_path: Path) -> None:
         one = map_of(tmp_path / "one", room_scene)

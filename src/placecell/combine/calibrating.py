@@ -37,7 +37,6 @@ _KINDS: tuple[Kind, ...] = tuple(kind for kind in LEVELS if kind != "wrong-focal
 """A wrong focal length is a lie of whoever asks, which no picture betrays."""
 _HARDER, _MOST_ASKED = 500, 5
 """Damaged pictures that are asked, about, as long as no frame is asked more often: each kind and level a few times."""
-_NO_MATTER = {"weights": None, "validation": None}
 _APART = 10_007
 """Between the seeds of times that a frame is asked."""
 
@@ -90,12 +89,9 @@ def require_same_place(folder: Path, info: MapInfo, scene: Scene) -> None:
 
 
 def require_alike(folder: Path, info: MapInfo, other: Path) -> None:
-    """Raises MapError when the map in `other` is not built as the one in `folder`, so that its errors are others.
-
-    Which frames it holds out, and where its first weights lay, are no matter.
-    """
+    """Raises MapError when the map in `other` is not built as the one in `folder`, so that its errors are others."""
     theirs = load_info(other)
-    mine, its = ({"family": i.family, **_settings(i), **_NO_MATTER} for i in (info, theirs))
+    mine, its = ({"family": i.family, **_settings(i), "weights": None} for i in (info, theirs))
     differing = [key for key in (*mine, *its) if mine.get(key) != its.get(key)]
     if differing:
         key = differing[0]
