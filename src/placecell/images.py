@@ -313,9 +313,10 @@ def resize_image(
 
 
 def detail(image: NDArray[np.uint8]) -> float:
-    """Mean length of the grey gradient, grey levels a pixel: how much there is in a picture to place it by."""
+    """Mean length of the grey gradient in every second row, grey levels a pixel: how much there is in a picture to
+    place it by."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    here, right, below = grey[:-1, :-1], grey[:-1, 1:], grey[1:, :-1]
+    here, right, below = grey[:-1:2, :-1], grey[:-1:2, 1:], grey[1::2, :-1]
     return float(cv2.magnitude(cv2.subtract(right, here), cv2.subtract(below, here)).mean())
 
 

@@ -44,10 +44,15 @@ def resample(
     if target_from_cam is None and target == camera.resized(target.width, target.height):
         return _resized(image, target.width, target.height)
     image, camera = shrunk(image, camera, target, beyond=_HALF)
-    rotation = np.eye(3) if target_from_cam is None else target_from_cam
     size = (target.width, target.height)
     border = {} if fill is None else {"borderMode": cv2.BORDER_CONSTANT, "borderValue": np.asarray(fill).tolist()}
     options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE, **border}
+    if target_from_cam is None and camera.model == target.model == "pinhole":
+        along_u, along_v = target.fx / camera.fx, target.fy / camera.fy
+        u_px, v_px = target.cx - 0.5 - along_u * (camera.cx - 0.5), target.cy - 0.5 - along_v * (camera.cy - 0.5)
+        placed = np.array([[along_u, 0.0, u_px], [0.0, along_v, v_px]])
+        return _as_rgb(cv2.warpAffine(image, placed, size, **options))
+    rotation = np.eye(3) if target_from_cam is None else target_from_cam
     # Half a turn of the head and more puts rays behind the camera, where a homography would mirror them.
     if camera.model == target.model == "pinhole" and np.trace(rotation) > 2:
         homography = _SHIFT @ target.matrix @ rotation @ np.linalg.inv(camera.matrix) @ np.linalg.inv(_SHIFT)
