@@ -31,7 +31,7 @@ def trained(kitchen: Scene, data_root: Path) -> RegressionMap:
     weights = data_root.parent / "weights" / "mobilenet_v2_imagenet.safetensors"
     if not weights.is_file():
         pytest.skip(f"no ImageNet weights: {weights} is not there")
-    settings = Regression(weights=str(weights), frames=120, epochs=16, new_views=2, short_side=96, validation=0.0)
+    settings = Regression(weights=str(weights), frames=120, epochs=32, new_views=2, short_side=96, validation=0.0)
     return settings.build(kitchen, device="cpu", seed=0, log=Silent())
 
 
