@@ -33,8 +33,8 @@ def resample(
 
     Between cameras with one centre this needs no depth and is exact: for pinholes it is the homography
     K' R K⁻¹ with R = `target_from_cam` (3, 3), identity if None; for lenses with distortion the map through the rays.
-    Where the target looks past the picture, its border is repeated, or there is `fill` (3,). Shrinking averages
-    first.
+    Where the target looks past the picture, its border is repeated, or there is `fill` (3,). Shrinking to half of
+    the size and less averages first.
 
     Raises:
         ValueError: the camera is not of the size of the image.

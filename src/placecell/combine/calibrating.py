@@ -177,9 +177,9 @@ def calibrated(
         known = known_pictures(candidate.localizer, candidate.scene, _seen(candidate))
         asked = replace(candidate, frames=tuple(evenly(candidate.frames, limit)))
         taken += answers(asked, known=known, log=log)
-        times = ceil(min(_MOST_ASKED, _HARDER / max(1, len(asked.frames))))
-        for again in range(0 if damage_seed is None else times):
-            harder += answers(asked, seed=(damage_seed or 0) + _APART * again, known=known, log=log)
+        if damage_seed is not None and asked.frames:
+            for again in range(ceil(min(_MOST_ASKED, _HARDER / len(asked.frames)))):
+                harder += answers(asked, seed=damage_seed + _APART * again, known=known, log=log)
     ours = known_pictures(localizer, scene, scene.split("train").posed)
     harder += answers_elsewhere(localizer, elsewhere, known=ours, log=log)
     return Calibrated(localizer, fit_calibration(taken, harder, threshold=threshold, coverage=coverage), ours)
