@@ -87,7 +87,10 @@ class TestFit:
         drawn = Drawn(500, 1.0, 0.0)
         found = fit_widening(drawn.estimates, np.full(500, np.nan), drawn.errors, taken=500)
         assert found.weights == ((), ()) and found.scale.kinds == ()
-        assert found.apply(drawn.estimates[:3])[0].covariance is not None
+        for before, after in zip(drawn.estimates[:3], found.apply(drawn.estimates[:3]), strict=True):
+            assert before.sigma is not None and after.sigma is not None
+            relative, power = np.array(before.sigma) / found.usual, np.array(found.power)
+            np.testing.assert_allclose(after.sigma, np.array(before.sigma) * relative ** (power - 1.0))
 
     def test_answers_without_any_error_are_borne(self) -> None:
         drawn = Drawn(60, 1.0, 0.0)

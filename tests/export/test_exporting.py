@@ -129,6 +129,19 @@ def test_eight_bits_keep_what_hurts_and_say_so(small_map: Folder, room_scene: Sc
     assert load_map(tmp_path / "out").localize([]) == []
 
 
+def test_eight_bits_are_judged_in_the_engine_that_answers_worse(
+    small_map: Folder, room_scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = export_map(small_map("align"), tmp_path / "out", scene=room_scene, frames=4, force=True, log=Remembering())
+    evidence = exporting._evidence(load_map(small_map("align")), room_scene, 4, Remembering())
+    same: dict[str, Any] = {"moved_deg": 0.0, "distance": 0.0, "angle_deg": 0.0}
+    close, far = (replace(evidence.parity(found), moved=moved, **same) for moved in (0.0, 9e9))
+    for openvino, onnxruntime, worse in ((close, far, far), (far, close, far), (close, close, close)):
+        told = {"openvino": openvino, "onnxruntime": onnxruntime}
+        monkeypatch.setattr(exporting.Evidence, "_parity", lambda _, exported, kind, told=told: told[kind])
+        assert evidence.parity(found) is worse
+
+
 def test_biases_of_sixteen_bits_are_made_good_where_that_helps(
     small_map: Folder, room_scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,12 +131,12 @@ def test_a_picture_is_decoded_at_the_size_that_is_of_use(echoing: dict[str, Serv
     narrow = Narrow()
     maps = {"echo": replace(echoing["echo"], localizer=narrow)}  # type: ignore[arg-type]
     sizes = {}
-    for focal in (140, 320, 640, 3000):
+    for focal in (140, 179, 181, 320, 640, 3000):
         narrow.sizes.clear()
         row = post(maps, jpeg(), f"/v1/localize?focal_px={focal}").json()
         sizes[focal] = narrow.sizes[-1]
         assert row["camera"]["fx"] == pytest.approx(focal * sizes[focal][0] / 480)
-    assert sizes == {140: (480, 360), 320: (240, 180), 640: (120, 90), 3000: (60, 45)}
+    assert sizes == {140: (480, 360), 179: (480, 360), 181: (240, 180), 320: (240, 180), 640: (120, 90), 3000: (60, 45)}
 
 
 class TestAround:
